@@ -1,0 +1,155 @@
+"""The grammar of credentials, and the type that keeps a secret from being printed.
+
+    sk_live_7Hq2mB9xT_<32 characters of secret><11 characters of tag>      an API key
+        inv_7Hq2mB9xT_<32 characters of secret><11 characters of tag>      an invite token
+
+All characters after the fixed words are base62. The tag authenticates everything before it, so that a forged or
+mistyped credential is refused without a look at any store.
+"""
+
+import hmac
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NoReturn
+
+from domain.ids import KeyId, base62
+
+CREDENTIAL_BYTES_MAX = 512
+ID_CHARACTERS = 9
+SECRET_CHARACTERS = 32
+SECRET_ENTROPY_BYTES_MIN = 32
+TAG_BYTES = 11
+
+# What a secret scanner (gitleaks, and those that take its rules) needs to find our credentials in text.
+SCANNER_RULE = r"\b(?:sk_(?:dev|staging|live)|inv)_[0-9A-Za-z]{9}_[0-9A-Za-z]{43}\b"
+
+_KEY = re.compile(rb"sk_(live|staging|dev)_([0-9A-Za-z]{9})_[0-9A-Za-z]{32}([0-9A-Za-z]{11})")
+_INVITE = re.compile(rb"inv_([0-9A-Za-z]{9})_[0-9A-Za-z]{32}([0-9A-Za-z]{11})")
+
+
+class Environment(StrEnum):
+    """Where a key works; a key of one environment is refused in the others."""
+
+    LIVE = "live"
+    STAGING = "staging"
+    DEV = "dev"
+
+
+_ENVIRONMENTS = {environment.value.encode(): environment for environment in Environment}
+
+
+class Secret:
+    """A whole credential that prints as its public prefix and an ellipsis, wherever it ends up.
+
+    Only `reveal` gives the text. It cannot be hashed, copied, pickled or written as JSON; `==` takes the same time
+    wherever two secrets of one length differ.
+    """
+
+    __slots__ = ("_shown", "_text")
+    __hash__ = None  # pyright: ignore[reportAssignmentType] # a set or dict key would compare secrets by plain text
+
+    def __init__(self, text: str, shown: str) -> None:
+        self._text = text
+        self._shown = shown
+
+    def reveal(self) -> str:
+        """The text itself, for the one answer that shows it."""
+        return self._text
+
+    @property
+    def shown(self) -> str:
+        """The public prefix: safe in listings, logs and messages."""
+        return self._shown
+
+    def __repr__(self) -> str:
+        return f"{self._shown}…"
+
+    def __format__(self, spec: str) -> str:
+        return format(repr(self), spec)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._text.encode(), other._text.encode())
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("a secret is neither copied nor pickled")
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a secret is neither copied nor pickled")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class PresentedKey:
+    """A credential of correct grammar, as somebody sent it; nothing yet says that it is genuine."""
+
+    raw: bytes
+    environment: Environment | None
+    """None for an invite token, which belongs to its interview instead."""
+    id: str
+    """The nine base62 characters that name it: public."""
+    signed: bytes
+    """All before the tag: what the tag authenticates."""
+    tag: bytes
+
+    @property
+    def key_id(self) -> KeyId:
+        """The id of the API key; meaningless for an invite token."""
+        return KeyId("key_" + self.id)
+
+    @property
+    def prefix(self) -> str:
+        """What listings and logs show of it: `sk_live_7Hq2mB9xT`, `inv_7Hq2mB9xT`."""
+        if self.environment is None:
+            return f"inv_{self.id}"
+        return f"sk_{self.environment}_{self.id}"
+
+    def __repr__(self) -> str:
+        return f"PresentedKey({self.prefix}…)"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a credential is neither copied nor pickled")
+
+
+def parse_key(raw: bytes) -> PresentedKey | None:
+    """Read an API key; None for whatever is not one, byte for byte."""
+    if len(raw) > CREDENTIAL_BYTES_MAX:
+        return None
+    match = _KEY.fullmatch(raw)
+    if match is None:
+        return None
+    environment, key_id, tag = match.groups()
+    return PresentedKey(raw, _ENVIRONMENTS[environment], key_id.decode("ascii"), raw[:-TAG_BYTES], tag)
+
+
+def parse_invite(raw: bytes) -> PresentedKey | None:
+    """Read an invite token; None for whatever is not one, byte for byte."""
+    if len(raw) > CREDENTIAL_BYTES_MAX:
+        return None
+    match = _INVITE.fullmatch(raw)
+    if match is None:
+        return None
+    invite_id, tag = match.groups()
+    return PresentedKey(raw, None, invite_id.decode("ascii"), raw[:-TAG_BYTES], tag)
+
+
+def mint_key(
+    environment: Environment, *, id_entropy: bytes, secret_entropy: bytes, tag: Callable[[bytes], bytes]
+) -> tuple[KeyId, Secret]:
+    """Make a key of at least 16 random bytes for its id and 32 for its secret.
+
+    `tag` gives the eleven base62 bytes that authenticate its argument. Too little entropy, or a tag outside the
+    grammar, raises ValueError.
+    """
+    if len(secret_entropy) < SECRET_ENTROPY_BYTES_MIN:
+        raise ValueError(f"a secret needs at least {SECRET_ENTROPY_BYTES_MIN} random bytes, not {len(secret_entropy)}")
+    key_id = KeyId.from_entropy(id_entropy)
+    shown = f"sk_{environment}_{key_id.removeprefix(KeyId.PREFIX)}"
+    secret = base62(int.from_bytes(secret_entropy, "big") % 62**SECRET_CHARACTERS, SECRET_CHARACTERS)
+    signed = f"{shown}_{secret}".encode("ascii")
+    raw = signed + tag(signed)
+    if parse_key(raw) is None:
+        raise ValueError("the tag is not eleven base62 characters")
+    return key_id, Secret(raw.decode("ascii"), shown)
