@@ -1,0 +1,105 @@
+"""The ledger: every aggregate is loaded from it and every fact is appended to it, in one total order.
+
+A fact's place in that order is its *position*: 1 for the first event ever, without gaps.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from eventsourcing.application import AggregateNotFoundError, Application
+from eventsourcing.persistence import InfrastructureFactory, IntegrityError, TrackingRecorder
+from eventsourcing.utils import Environment, EnvType
+
+from application.event_json import EventJson
+from domain.errors import ConflictError, NotFoundError
+from domain.events import Aggregate
+
+SomeAggregate = TypeVar("SomeAggregate", bound=Aggregate)
+_ATTEMPTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class NewVerifier:
+    """The hash of a new credential, stored beside the ledger in the transaction of its event.
+
+    ``verifier`` is the bcrypt text, ``receipt`` the keyed hash that spares the next use a bcrypt, or None.
+    """
+
+    key_id: str
+    verifier: str
+    receipt: bytes | None
+
+
+class UnknownAggregateError(NotFoundError):
+    """No aggregate of that kind has that id."""
+
+
+class Ledger(Application[str]):
+    """Loads and saves aggregates. What it is built on (memory, PostgreSQL) arrives as a factory."""
+
+    name = "ledger"
+
+    def __init__(self, factory: InfrastructureFactory[TrackingRecorder]) -> None:
+        self._given_factory = factory
+        super().__init__()
+
+    def construct_env(self, name: str, env: EnvType | None = None) -> Environment:
+        """An empty one: the process environment is read once, elsewhere, and never by the library."""
+        return Environment(name, env or {})
+
+    def construct_factory(self, env: Environment) -> InfrastructureFactory[TrackingRecorder]:
+        """The factory that was given."""
+        del env
+        return self._given_factory
+
+    def construct_mapper(self) -> EventJson:
+        """Events as plain JSON."""
+        return EventJson()
+
+    def load(self, kind: type[SomeAggregate], aggregate_id: str) -> SomeAggregate:
+        """The aggregate as of now; raises UnknownAggregateError when there is none of that kind."""
+        try:
+            aggregate: object = self.repository.get(aggregate_id)
+        except AggregateNotFoundError as error:
+            raise UnknownAggregateError("Not found") from error
+        if not isinstance(aggregate, kind):
+            raise UnknownAggregateError("Not found")
+        return aggregate
+
+    def append(self, *aggregates: Aggregate, verifiers: tuple[NewVerifier, ...] = ()) -> int | None:
+        """Appends what the aggregates recorded, all or nothing; the last position, None when there was no news.
+
+        Raises eventsourcing's IntegrityError when another writer appended the same version first.
+        """
+        recordings = self.save(*aggregates, verifiers=verifiers)
+        return recordings[-1].notification.id if recordings else None
+
+    def change(
+        self, kind: type[SomeAggregate], aggregate_id: str, command: Callable[[SomeAggregate], None]
+    ) -> tuple[SomeAggregate, int | None]:
+        """Loads, commands, appends; of concurrent commands one wins and the others decide again on what it left.
+
+        The position is None when the command recorded nothing. Raises UnknownAggregateError, ConflictError after
+        ten lost races, and whatever the command raises.
+        """
+
+        def attempt() -> tuple[SomeAggregate, int | None]:
+            aggregate = self.load(kind, aggregate_id)
+            command(aggregate)
+            return aggregate, self.append(aggregate)
+
+        return retried(attempt)
+
+
+Result = TypeVar("Result")
+
+
+def retried(attempt: Callable[[], Result]) -> Result:
+    """Runs a load-decide-append attempt again while another writer wins the race; ConflictError after ten."""
+    for _ in range(_ATTEMPTS):
+        try:
+            return attempt()
+        except IntegrityError:
+            continue
+    raise ConflictError("Changed by others at the same time; try again")

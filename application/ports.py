@@ -1,0 +1,306 @@
+"""What the use cases need from outside, each a role; infrastructure supplies them, tests/contracts holds both to it."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from domain.api_key import KeyStatus
+from domain.credential import Environment, PresentedKey
+from domain.ids import AccountId, CampaignId, KeyId, RunId
+from domain.verdict import KeyFacts
+
+
+class Clock(Protocol):
+    """The time of decisions."""
+
+    def now(self) -> datetime:
+        """The current instant, aware UTC; never a local clock's naive time."""
+        ...
+
+
+class Entropy(Protocol):
+    """Randomness fit for credentials."""
+
+    def bytes(self, count: int) -> bytes:
+        """``count`` bytes from the operating system's generator."""
+        ...
+
+
+class CredentialHashes(Protocol):
+    """Keyed hashes of credentials under subkeys that are not in the database."""
+
+    def tag(self, signed: bytes) -> bytes:
+        """The 11 base62 characters that end a credential, over all before them."""
+        ...
+
+    def tag_is_valid(self, signed: bytes, tag: bytes) -> bool:
+        """Whether any accepted secret made this tag; constant time."""
+        ...
+
+    def receipt(self, raw: bytes) -> bytes:
+        """32 bytes that let a later use be checked without bcrypt, under the newest secret."""
+        ...
+
+    def receipt_is_valid(self, raw: bytes, receipt: bytes) -> bool:
+        """Whether any accepted secret made this receipt for this credential; constant time."""
+        ...
+
+    def log_hash(self, raw: bytes) -> str:
+        """32 hex characters that name a credential in the access log to its owner, and cannot be guessed from it."""
+        ...
+
+
+class Verifiers(Protocol):
+    """Slow hashes for storage (bcrypt)."""
+
+    def hash(self, raw: bytes) -> str:
+        """A salted verifier; takes about a quarter of a second. ``raw`` is at most 72 bytes."""
+        ...
+
+    def verify(self, raw: bytes, verifier: str) -> bool:
+        """Whether ``verifier`` was made of ``raw``; as slow; False for a verifier that cannot be read."""
+        ...
+
+
+class Cursors(Protocol):
+    """Opaque, authenticated places in a listing."""
+
+    def seal_cursor(self, payload: bytes) -> str:
+        """Text for the client."""
+        ...
+
+    def open_cursor(self, text: str) -> bytes | None:
+        """The payload; None for anything that this service did not seal."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyView:
+    """One key as listings show it, from the view that is written with each event.
+
+    ``position`` is that of the newest event applied, ``created_position`` that of the first: the order of listings.
+    """
+
+    key_id: KeyId
+    account_id: AccountId
+    name: str
+    environment: Environment
+    prefix: str
+    scopes: tuple[str, ...] | None
+    allowed_ips: tuple[str, ...] | None
+    created_at: datetime
+    expires_at: datetime | None
+    rotation_due_at: datetime
+    disabled: bool
+    revoked_at: datetime | None
+    retires_at: datetime | None
+    lineage_id: KeyId
+    replaces: KeyId | None
+    replaced_by: KeyId | None
+    created_position: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """What authentication reads in one go: the facts, and the proofs. ``receipt`` None: the next use pays bcrypt."""
+
+    facts: KeyFacts
+    verifier: str
+    receipt: bytes | None
+
+
+class Keys(Protocol):
+    """The keys' view: true in the database the moment an event commits."""
+
+    def find(self, key_id: KeyId) -> KeyView | None:
+        """One key, whoever owns it; None when there is none."""
+        ...
+
+    def page(  # noqa: PLR0913 - a filter
+        self,
+        account_id: AccountId,
+        *,
+        environment: Environment | None,
+        status: KeyStatus | None,
+        before: int | None,
+        limit: int,
+        now: datetime,
+    ) -> Sequence[KeyView]:
+        """The account's keys created before that position, newest first; ``status`` is taken at ``now``."""
+        ...
+
+    def stored(self, key_id: KeyId) -> StoredKey | None:
+        """What authentication needs; None for an id that was never given out."""
+        ...
+
+    def keep_receipt(self, key_id: KeyId, receipt: bytes) -> None:
+        """Puts a receipt beside the verifier; not an event, and never anything but the receipt is written."""
+        ...
+
+
+class DueKeys(Protocol):
+    """What the clock has made due, for the sweeps; at most ``limit`` ids, oldest first."""
+
+    def to_retire(self, now: datetime, limit: int) -> Sequence[KeyId]:
+        """Keys whose grace period is over and not yet on record as revoked."""
+        ...
+
+    def to_expire(self, now: datetime, limit: int) -> Sequence[KeyId]:
+        """Keys past ``expires_at`` without their event."""
+        ...
+
+    def to_flag(self, now: datetime, limit: int) -> Sequence[KeyId]:
+        """Keys past ``rotation_due_at`` without their event."""
+        ...
+
+    def to_begin_grace(self, limit: int) -> Sequence[tuple[KeyId, datetime]]:
+        """Keys that wait for their successor's first accepted use, with the time of that use."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AccountView:
+    """One account as the operator lists it."""
+
+    account_id: AccountId
+    name: str
+    email: str
+    plan: str
+    suspended: bool
+    opened_at: datetime
+    position: int
+
+
+class Accounts(Protocol):
+    """The accounts' view."""
+
+    def find(self, account_id: AccountId) -> AccountView | None:
+        """One account; None when there is none."""
+        ...
+
+    def page(self, *, before: int | None, limit: int) -> Sequence[AccountView]:
+        """Accounts whose newest event lies before that position, newest first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignView:
+    """One campaign."""
+
+    campaign_id: CampaignId
+    account_id: AccountId
+    environment: Environment
+    name: str
+    created_at: datetime
+    position: int
+
+
+class Campaigns(Protocol):
+    """The campaigns' view."""
+
+    def find(self, campaign_id: CampaignId) -> CampaignView | None:
+        """One campaign, whoever owns it; None when there is none."""
+        ...
+
+    def page(
+        self, account_id: AccountId, environment: Environment, *, before: int | None, limit: int
+    ) -> Sequence[CampaignView]:
+        """The account's campaigns in that environment, newest first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRow:
+    """One request to a protected route, as the access log keeps it: no body, no query, no credential.
+
+    ``outcome`` is the verdict's text; ``key_id`` the id that was presented, also when the credential was refused
+    (it may then belong to nobody); ``key_hash`` the keyed hash of the credential, None when none was sent.
+    """
+
+    occurred_at: datetime
+    method: str
+    endpoint: str
+    status: int
+    outcome: str
+    accepted: bool
+    key_id: KeyId | None
+    account_id: AccountId | None
+    key_hash: str | None
+    client_ip: str | None
+    request_id: str
+
+
+class AccessLog(Protocol):
+    """The writer of access rows, one per serving process."""
+
+    def write(self, row: AccessRow) -> "Future[None]":
+        """Queues the row; the future is done when the row is committed, and holds UnavailableError when it cannot be.
+
+        Raises UnavailableError at once when the queue is full. Rows of one process are committed in order.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUsage:
+    """A key's counts, exact to the last committed row. The times are None before a first accepted use."""
+
+    requests: int
+    failed_attempts: int
+    first_used_at: datetime | None
+    last_used_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class UseWindow:
+    """One settled window of one key, as its history shows it: ``key.used``."""
+
+    position: int
+    run_id: RunId
+    started_at: datetime
+    ended_at: datetime
+    requests: int
+    failed_attempts: int
+    first_used_at: datetime | None
+    last_used_at: datetime | None
+    details_root: str
+
+
+class UsageStats(Protocol):
+    """Counts and windows, read."""
+
+    def of_keys(self, key_ids: Sequence[KeyId]) -> dict[KeyId, KeyUsage]:
+        """The usage of each; a key never presented has zeros. One round-trip."""
+        ...
+
+    def windows(self, key_id: KeyId, *, after: int, limit: int) -> Sequence[UseWindow]:
+        """The key's settled windows past that position, in ledger order."""
+        ...
+
+
+class KeyCache(Protocol):
+    """The serving processes' memory of verified keys, seen from a command that changes one."""
+
+    def await_applied(self, position: int) -> "Freshness":
+        """Returns once no process can act on anything older than ``position`` (see design, freshness)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How a change became true everywhere: processes that applied it, and how long the answer waited for them."""
+
+    position: int
+    processes: int
+    waited_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """A credential that has passed grammar and tag, with its keyed log hash."""
+
+    presented: PresentedKey
+    key_hash: str

@@ -1,0 +1,90 @@
+"""An account: who owns keys, what its plan includes, where its notices go. ``open ⇄ suspended``."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from domain.access import Plan
+from domain.events import Aggregate, Event, FirstEvent, Origin
+from domain.ids import AccountId
+from domain.naming import Name
+
+
+@dataclass(frozen=True)
+class Opened(FirstEvent):
+    """An account came to be. ``email`` receives its notices."""
+
+    TOPIC: ClassVar[str] = "account.opened"
+
+    name: str
+    email: str
+    plan: str
+
+
+@dataclass(frozen=True)
+class PlanChanged(Event):
+    """The account's plan changed."""
+
+    TOPIC: ClassVar[str] = "account.plan_changed"
+
+    plan: str
+
+    def apply(self, aggregate: "Account") -> None:
+        """Takes the new plan."""
+        aggregate.plan = Plan(self.plan)
+
+
+@dataclass(frozen=True)
+class Suspended(Event):
+    """All keys of the account are refused from now on."""
+
+    TOPIC: ClassVar[str] = "account.suspended"
+
+    def apply(self, aggregate: "Account") -> None:
+        """Stops the account."""
+        aggregate.suspended = True
+
+
+@dataclass(frozen=True)
+class Reinstated(Event):
+    """The account's keys are accepted again."""
+
+    TOPIC: ClassVar[str] = "account.reinstated"
+
+    def apply(self, aggregate: "Account") -> None:
+        """Lets the account run."""
+        aggregate.suspended = False
+
+
+class Account(Aggregate, topic="account"):
+    """One customer."""
+
+    account_id: str
+
+    def __init__(self, *, account_id: str, name: str, email: str, plan: str) -> None:
+        self.account_id = AccountId(account_id)
+        self.name = Name(name)
+        self.email = email
+        self.plan = Plan(plan)
+        self.suspended = False
+
+    @classmethod
+    def open(cls, account_id: AccountId, *, by: Origin, name: Name, email: str, plan: Plan) -> Self:
+        """A new account."""
+        return cls.begin(
+            Opened, aggregate_id=account_id, by=by, account_id=account_id, name=name, email=email, plan=plan.value
+        )
+
+    def change_plan(self, plan: Plan, *, by: Origin) -> None:
+        """Moves the account to another plan; the same plan records nothing."""
+        if plan is not self.plan:
+            self.record(PlanChanged, by=by, plan=plan.value)
+
+    def suspend(self, *, by: Origin) -> None:
+        """Refuses all keys of the account; again records nothing."""
+        if not self.suspended:
+            self.record(Suspended, by=by)
+
+    def reinstate(self, *, by: Origin) -> None:
+        """Accepts the account's keys again; again records nothing."""
+        if self.suspended:
+            self.record(Reinstated, by=by)

@@ -1,0 +1,385 @@
+"""An API key's life, as events.
+
+``active → rotation due → rotating → revoked (rotated)``, and from any of these ``→ disabled ⇄``, ``→ revoked``,
+``→ expired``. Nothing leaves ``revoked`` or ``expired``. What the clock alone decides (expiry, the end of a rotation's
+grace) holds from that instant; the event that records it follows.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import ClassVar, Self
+
+from domain.access import Networks, Scopes
+from domain.credential import Environment
+from domain.errors import ConflictError
+from domain.events import Aggregate, Event, FirstEvent, Origin
+from domain.ids import AccountId, KeyId
+from domain.naming import Name
+
+ROTATION_DUE_AFTER = timedelta(days=90)
+
+
+class KeyStatus(StrEnum):
+    """What a listing shows; the first that holds, in the order of ``ApiKey.status``."""
+
+    ACTIVE = "active"
+    ROTATION_DUE = "rotation_due"
+    ROTATING = "rotating"
+    DISABLED = "disabled"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+
+
+class RevocationReason(StrEnum):
+    """Why a key was revoked."""
+
+    COMPROMISED = "compromised"
+    UNUSED = "unused"
+    ROTATED = "rotated"
+    OTHER = "other"
+
+
+class GraceStart(StrEnum):
+    """When the predecessor's grace period begins: at the rotation, or at the successor's first use."""
+
+    NOW = "now"
+    FIRST_USE = "first_use"
+
+
+class KeyStateError(ConflictError):
+    """The key's state does not allow the command; the message says which state."""
+
+
+@dataclass(frozen=True)
+class Created(FirstEvent):
+    """A key came to be. ``verifier_digest`` is the SHA-256 (hex) of the stored bcrypt verifier, never the verifier."""
+
+    TOPIC: ClassVar[str] = "key.created"
+
+    name: str
+    environment: str
+    prefix: str
+    verifier_digest: str
+    scopes: tuple[str, ...] | None
+    allowed_ips: tuple[str, ...] | None
+    expires_at: datetime | None
+    rotation_due_at: datetime
+    lineage_id: str
+    replaces: str | None
+
+
+@dataclass(frozen=True)
+class Renamed(Event):
+    """The key's name changed."""
+
+    TOPIC: ClassVar[str] = "key.renamed"
+
+    name: str
+
+    def apply(self, aggregate: "ApiKey") -> None:
+        """Takes the new name."""
+        aggregate.name = Name(self.name)
+
+
+@dataclass(frozen=True)
+class Rescoped(Event):
+    """The key's scopes changed; None is full access."""
+
+    TOPIC: ClassVar[str] = "key.rescoped"
+
+    scopes: tuple[str, ...] | None
+
+    def apply(self, aggregate: "ApiKey") -> None:
+        """Takes the new scopes."""
+        aggregate.scopes = _scopes(self.scopes)
+
+
+@dataclass(frozen=True)
+class NetworksChanged(Event):
+    """The networks that the key may be used from changed; None is anywhere."""
+
+    TOPIC: ClassVar[str] = "key.networks_changed"
+
+    allowed_ips: tuple[str, ...] | None
+
+    def apply(self, aggregate: "ApiKey") -> None:
+        """Takes the new networks."""
+        aggregate.networks = _networks(self.allowed_ips)
+
+
+@dataclass(frozen=True)
+class RotationFellDue(Event):
+    """The key reached the age at which it is to be rotated."""
+
+    TOPIC: ClassVar[str] = "key.rotation_due"
+
+    def apply(self, aggregate: "ApiKey") -> None:
+        """Remembers that the owner was to be told."""
+        aggregate.rotation_flagged = True
+
+
+@dataclass(frozen=True)
+class Rotated(Event):
+    """A successor was created. ``retires_at`` is None until the grace period has begun."""
+
+    TOPIC: ClassVar[str] = "key.rotated"
+
+    successor_id: str
+    grace_seconds: int
+    grace_starts: str
+    retires_at: datetime | None
+
+    def apply(self, aggregate: "ApiKey") -> None:
+        """Takes the successor and the end of the grace period."""
+        aggregate.replaced_by = KeyId(self.successor_id)
+        aggregate.grace = timedelta(seconds=self.grace_seconds)
+        aggregate.retires_at = self.retires_at
+
+
+@dataclass(frozen=True)
+class GraceBegan(Event):
+    """The successor was used for the first time, so the predecessor's grace period runs."""
+
+    TOPIC: ClassVar[str] = "key.grace_began"
+
+    retires_at: datetime
+
+    def apply(self, aggregate: "ApiKey") -> None:
+        """Takes the end of the grace period."""
+        aggregate.retires_at = self.retires_at
+
+
+@dataclass(frozen=True)
+class Disabled(Event):
+    """The key was stopped, reversibly."""
+
+    TOPIC: ClassVar[str] = "key.disabled"
+
+    def apply(self, aggregate: "ApiKey") -> None:
+        """Stops the key."""
+        aggregate.disabled = True
+
+
+@dataclass(frozen=True)
+class Enabled(Event):
+    """The key runs again."""
+
+    TOPIC: ClassVar[str] = "key.enabled"
+
+    def apply(self, aggregate: "ApiKey") -> None:
+        """Lets the key run."""
+        aggregate.disabled = False
+
+
+@dataclass(frozen=True)
+class Revoked(Event):
+    """The key is refused for ever, from ``timestamp`` on."""
+
+    TOPIC: ClassVar[str] = "key.revoked"
+
+    reason: str
+    note: str | None = None
+
+    def apply(self, aggregate: "ApiKey") -> None:
+        """Ends the key."""
+        aggregate.revoked_at = self.timestamp
+
+
+@dataclass(frozen=True)
+class Expired(Event):
+    """The key's ``expires_at`` passed; recorded once, by the sweep."""
+
+    TOPIC: ClassVar[str] = "key.expired"
+
+    def apply(self, aggregate: "ApiKey") -> None:
+        """Remembers that the expiry is on record."""
+        aggregate.expiry_recorded = True
+
+
+class ApiKey(Aggregate, topic="api_key"):
+    """One API key, without its secret."""
+
+    account_id: str
+
+    def __init__(  # noqa: PLR0913 - the first event's fields
+        self,
+        *,
+        account_id: str,
+        name: str,
+        environment: str,
+        prefix: str,
+        scopes: tuple[str, ...] | None,
+        allowed_ips: tuple[str, ...] | None,
+        expires_at: datetime | None,
+        rotation_due_at: datetime,
+        lineage_id: str,
+        replaces: str | None,
+    ) -> None:
+        self.account_id = AccountId(account_id)
+        self.name = Name(name)
+        self.environment = Environment(environment)
+        self.prefix = prefix
+        self.scopes = _scopes(scopes)
+        self.networks = _networks(allowed_ips)
+        self.expires_at = expires_at
+        self.rotation_due_at = rotation_due_at
+        self.lineage_id = KeyId(lineage_id)
+        self.replaces = None if replaces is None else KeyId(replaces)
+        self.replaced_by: KeyId | None = None
+        self.grace: timedelta | None = None
+        self.retires_at: datetime | None = None
+        self.revoked_at: datetime | None = None
+        self.disabled = False
+        self.rotation_flagged = False
+        self.expiry_recorded = False
+
+    @classmethod
+    def create(  # noqa: PLR0913 - a key is created whole
+        cls,
+        key_id: KeyId,
+        *,
+        by: Origin,
+        account_id: AccountId,
+        name: Name,
+        environment: Environment,
+        prefix: str,
+        verifier_digest: str,
+        scopes: Scopes | None = None,
+        networks: Networks | None = None,
+        expires_at: datetime | None = None,
+        rotation_due_after: timedelta = ROTATION_DUE_AFTER,
+        replaces: "ApiKey | None" = None,
+    ) -> Self:
+        """A new key, or with ``replaces`` the next one of that key's lineage."""
+        return cls.begin(
+            Created,
+            aggregate_id=key_id,
+            by=by,
+            account_id=account_id,
+            name=name,
+            environment=environment.value,
+            prefix=prefix,
+            verifier_digest=verifier_digest,
+            scopes=_scope_texts(scopes),
+            allowed_ips=_network_texts(networks),
+            expires_at=expires_at,
+            rotation_due_at=by.at + rotation_due_after,
+            lineage_id=key_id if replaces is None else replaces.lineage_id,
+            replaces=None if replaces is None else replaces.id,
+        )
+
+    @property
+    def key_id(self) -> KeyId:
+        """The key's public id."""
+        return KeyId(self.id)
+
+    def status(self, now: datetime) -> KeyStatus:
+        """The key's status at ``now``."""
+        if self.revoked_at is not None or (self.retires_at is not None and now >= self.retires_at):
+            return KeyStatus.REVOKED
+        if self.expires_at is not None and now >= self.expires_at:
+            return KeyStatus.EXPIRED
+        if self.disabled:
+            return KeyStatus.DISABLED
+        if self.replaced_by is not None:
+            return KeyStatus.ROTATING
+        return KeyStatus.ROTATION_DUE if now >= self.rotation_due_at else KeyStatus.ACTIVE
+
+    def rename(self, name: Name, *, by: Origin) -> None:
+        """Changes the name; the same name records nothing."""
+        self._refuse_ended(by)
+        if name != self.name:
+            self.record(Renamed, by=by, name=name)
+
+    def rescope(self, scopes: Scopes | None, *, by: Origin) -> None:
+        """Changes the scopes; None is full access; the same scopes record nothing."""
+        self._refuse_ended(by)
+        if _scope_texts(scopes) != _scope_texts(self.scopes):
+            self.record(Rescoped, by=by, scopes=_scope_texts(scopes))
+
+    def restrict(self, networks: Networks | None, *, by: Origin) -> None:
+        """Changes the allowed networks; None is anywhere; the same networks record nothing."""
+        self._refuse_ended(by)
+        if _network_texts(networks) != _network_texts(self.networks):
+            self.record(NetworksChanged, by=by, allowed_ips=_network_texts(networks))
+
+    def fall_due(self, *, by: Origin) -> None:
+        """Flags the key for rotation, once, when it is old enough and not already rotating."""
+        if not self.rotation_flagged and self.status(by.at) is KeyStatus.ROTATION_DUE:
+            self.record(RotationFellDue, by=by)
+
+    def rotate(self, successor_id: KeyId, *, grace: timedelta, grace_starts: GraceStart, by: Origin) -> None:
+        """Names the successor; this key stays accepted through the grace period, and ends at once when it is zero.
+
+        A second rotation names another successor (the first one's secret was lost before use) and keeps an end that
+        is already nearer.
+        """
+        status = self.status(by.at)
+        if status not in {KeyStatus.ACTIVE, KeyStatus.ROTATION_DUE, KeyStatus.ROTATING}:
+            raise KeyStateError(f"A key that is {status} cannot be rotated")
+        ends = by.at + grace if grace_starts is GraceStart.NOW or not grace else None
+        if ends is None or (self.retires_at is not None and self.retires_at < ends):
+            ends = self.retires_at
+        self.record(
+            Rotated,
+            by=by,
+            successor_id=successor_id,
+            grace_seconds=int(grace.total_seconds()),
+            grace_starts=grace_starts.value,
+            retires_at=ends,
+        )
+        self.retire(by=by)
+
+    def begin_grace(self, *, first_use: datetime, by: Origin) -> None:
+        """Starts a grace period that waited for the successor's first use."""
+        if self.replaced_by is not None and self.retires_at is None and self.revoked_at is None:
+            self.record(GraceBegan, by=by, retires_at=first_use + (self.grace or timedelta()))
+
+    def retire(self, *, by: Origin) -> None:
+        """Puts the end of the grace period on record, once it has passed."""
+        if self.revoked_at is None and self.retires_at is not None and by.at >= self.retires_at:
+            self.record(Revoked, by=by, reason=RevocationReason.ROTATED.value)
+
+    def disable(self, *, by: Origin) -> None:
+        """Stops the key, reversibly; again records nothing."""
+        self._refuse_ended(by)
+        if not self.disabled:
+            self.record(Disabled, by=by)
+
+    def enable(self, *, by: Origin) -> None:
+        """Lets a disabled key run again; again records nothing."""
+        self._refuse_ended(by)
+        if self.disabled:
+            self.record(Enabled, by=by)
+
+    def revoke(self, *, reason: RevocationReason, note: str | None, by: Origin) -> None:
+        """Ends the key for ever; again records nothing."""
+        if self.revoked_at is None:
+            self.record(Revoked, by=by, reason=reason.value, note=note)
+
+    def expire(self, *, by: Origin) -> None:
+        """Puts the expiry on record, once it has passed."""
+        if not self.expiry_recorded and self.status(by.at) is KeyStatus.EXPIRED:
+            self.record(Expired, by=by)
+
+    def _refuse_ended(self, by: Origin) -> None:
+        status = self.status(by.at)
+        if status in {KeyStatus.REVOKED, KeyStatus.EXPIRED}:
+            raise KeyStateError(f"A key that is {status} cannot be changed")
+
+
+def _scopes(texts: tuple[str, ...] | None) -> Scopes | None:
+    return None if texts is None else Scopes.parse(list(texts))
+
+
+def _networks(texts: tuple[str, ...] | None) -> Networks | None:
+    return None if texts is None else Networks.parse(list(texts))
+
+
+def _scope_texts(scopes: Scopes | None) -> tuple[str, ...] | None:
+    return None if scopes is None else tuple(scopes.to_list())
+
+
+def _network_texts(networks: Networks | None) -> tuple[str, ...] | None:
+    return None if networks is None else tuple(networks.to_list())

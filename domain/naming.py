@@ -1,0 +1,32 @@
+"""Names that people give to keys, accounts and campaigns: short, printable, and read the way they are stored."""
+
+import unicodedata
+
+NAME_CHARACTERS_MAX = 100
+_UNPRINTABLE_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
+_DIRECTION_CHARACTERS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+class MalformedNameError(ValueError):
+    """The text cannot be a name; the message says why in words for the person who typed it."""
+
+
+class Name(str):
+    """1 to 100 characters (code points) after trimming; no control, unassigned or direction-changing characters."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "Name":
+        """Trims and checks; raises MalformedNameError."""
+        trimmed = text.strip()
+        if not trimmed:
+            raise MalformedNameError("must not be empty")
+        if len(trimmed) > NAME_CHARACTERS_MAX:
+            raise MalformedNameError(f"must be at most {NAME_CHARACTERS_MAX} characters")
+        for character in trimmed:
+            if unicodedata.category(character) in _UNPRINTABLE_CATEGORIES:
+                raise MalformedNameError("must not contain control characters")
+            if character in _DIRECTION_CHARACTERS:
+                raise MalformedNameError("must not contain characters that change the direction of text")
+        return cls(trimmed)

@@ -1,0 +1,203 @@
+"""The ledger on PostgreSQL: the library's recorder interface over our own table, function and lock.
+
+Why not the library's own recorder: design record 0002 (its table lock stalls behind VACUUM and index builds, its retry
+repeats an append whose first try may have committed, and its tables are created at start by every process at once).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import psycopg
+from eventsourcing.persistence import (
+    AggregateRecorder,
+    ApplicationRecorder,
+    InfrastructureFactory,
+    IntegrityError,
+    Notification,
+    StoredEvent,
+    Subscription,
+    TrackingRecorder,
+)
+from eventsourcing.utils import Environment
+from psycopg import Cursor
+from psycopg.rows import TupleRow
+
+from application.event_json import EventJson
+from application.ledger import NewVerifier
+from domain.errors import UnavailableError
+from domain.events import Event
+from infrastructure.postgres.pool import Database
+
+
+class View(Protocol):
+    """A read model: the rows that follow from the events, whoever applies them (an append, a tailer, a rebuild)."""
+
+    name: str
+
+    def apply(self, cursor: Cursor[TupleRow], event: Event, position: int) -> None:
+        """Writes what the event means; events of no interest write nothing."""
+        ...
+
+    def clear(self, cursor: Cursor[TupleRow]) -> None:
+        """Deletes every row, in the caller's transaction."""
+        ...
+
+
+class PostgresRecorder(ApplicationRecorder):
+    """Appends and reads stored events; writes the immediate views in the append's own transaction."""
+
+    APPEND = "SELECT ledger.append(%(streams)s, %(versions)s, %(topics)s, %(states)s)"
+    ADD_VERIFIER = """
+        INSERT INTO credentials.verifiers (key_id, verifier, receipt) VALUES (%(key_id)s, %(verifier)s, %(receipt)s)
+    """
+    STREAM = """
+        SELECT stream_id, version, topic, state FROM ledger.events
+        WHERE stream_id = %(stream)s AND version > %(gt)s AND version <= %(lte)s ORDER BY version LIMIT %(limit)s
+    """
+    STREAM_BACKWARDS = """
+        SELECT stream_id, version, topic, state FROM ledger.events
+        WHERE stream_id = %(stream)s AND version > %(gt)s AND version <= %(lte)s ORDER BY version DESC LIMIT %(limit)s
+    """
+    RANGE = """
+        SELECT position, stream_id, version, topic, state FROM ledger.events
+        WHERE position >= %(start)s AND position <= %(stop)s AND (%(topics)s::text[] IS NULL OR topic = ANY(%(topics)s))
+        ORDER BY position LIMIT %(limit)s
+    """
+    HEAD = "SELECT max(position) FROM ledger.events"
+    _EVERYTHING = 2**62
+
+    def __init__(self, database: Database, immediate: Sequence[View]) -> None:
+        super().__init__()
+        self._database = database
+        self._immediate = tuple(immediate)
+        self._mapper = EventJson()
+
+    def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
+        """Appends all or nothing and answers the positions.
+
+        Raises IntegrityError when a version is taken. A connection that breaks is UnavailableError, and is not tried
+        again: the append may have committed, and only its author can tell by loading the aggregate.
+        """
+        if not stored_events:
+            return []
+        verifiers: Sequence[NewVerifier] = kwargs.get("verifiers", ())
+        events = [self._mapper.to_domain_event(stored) for stored in stored_events]
+        with self._appending() as cursor:
+            row = cursor.execute(
+                self.APPEND,
+                {
+                    "streams": [str(stored.originator_id) for stored in stored_events],
+                    "versions": [stored.originator_version for stored in stored_events],
+                    "topics": [stored.topic for stored in stored_events],
+                    "states": [stored.state for stored in stored_events],
+                },
+            ).fetchone()
+            head: int = row[0] if row is not None else 0
+            positions = list(range(head + 1, head + 1 + len(events)))
+            # The commit lets the next writer in, so what remains is sent in one go.
+            with cursor.connection.pipeline():
+                for verifier in verifiers:
+                    cursor.execute(
+                        self.ADD_VERIFIER,
+                        {"key_id": verifier.key_id, "verifier": verifier.verifier, "receipt": verifier.receipt},
+                    )
+                for view in self._immediate:
+                    for event, position in zip(events, positions, strict=True):
+                        view.apply(cursor, event, position)
+        return positions
+
+    @contextmanager
+    def _appending(self) -> Iterator[Cursor[TupleRow]]:
+        try:
+            with self._database.transaction() as cursor:
+                yield cursor
+        except psycopg.errors.UniqueViolation as error:
+            if error.diag.constraint_name == "events_stream_version":
+                raise IntegrityError(str(error)) from error
+            raise
+
+    def select_events(
+        self,
+        originator_id: object,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[StoredEvent]:
+        """One stream's events with ``gt`` < version ≤ ``lte``; None leaves that side open."""
+        query = self.STREAM_BACKWARDS if desc else self.STREAM
+        parameters = {
+            "stream": str(originator_id),
+            "gt": 0 if gt is None else gt,
+            "lte": self._EVERYTHING if lte is None else lte,
+            "limit": limit,
+        }
+        with self._database.cursor() as cursor:
+            rows = cursor.execute(query, parameters).fetchall()
+        return [
+            StoredEvent(originator_id=stream, originator_version=version, topic=topic, state=bytes(state))
+            for stream, version, topic, state in rows
+        ]
+
+    def select_notifications(
+        self,
+        start: int | None,
+        limit: int,
+        stop: int | None = None,
+        topics: Sequence[str] = (),
+        *,
+        inclusive_of_start: bool = True,
+    ) -> Sequence[Notification]:
+        """Events of all streams from ``start`` to ``stop`` in ledger order, at most ``limit``."""
+        first = 0 if start is None else start if inclusive_of_start else start + 1
+        parameters = {
+            "start": first,
+            "stop": self._EVERYTHING if stop is None else stop,
+            "topics": list(topics) or None,
+            "limit": limit,
+        }
+        with self._database.cursor() as cursor:
+            rows = cursor.execute(self.RANGE, parameters).fetchall()
+        return [
+            Notification(id=position, originator_id=stream, originator_version=version, topic=topic, state=bytes(state))
+            for position, stream, version, topic, state in rows
+        ]
+
+    def max_notification_id(self) -> int | None:
+        """The position of the newest event, None for an empty ledger."""
+        with self._database.cursor() as cursor:
+            row = cursor.execute(self.HEAD).fetchone()
+        return None if row is None else row[0]
+
+    def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> Subscription[ApplicationRecorder]:
+        """Not offered: followers use infrastructure.subscriptions, which listens before it reads."""
+        raise NotImplementedError
+
+
+class PostgresLedgerFactory(InfrastructureFactory[TrackingRecorder]):
+    """Hands the library our recorder; it opens, creates and closes nothing."""
+
+    def __init__(self, recorder: PostgresRecorder) -> None:
+        super().__init__(Environment("ledger", {}))
+        self._recorder = recorder
+
+    def application_recorder(self) -> ApplicationRecorder:
+        """The ledger's recorder."""
+        return self._recorder
+
+    def aggregate_recorder(self, purpose: str = "events") -> AggregateRecorder:
+        """Not offered: streams are short, so there are no snapshots."""
+        raise NotImplementedError
+
+    def tracking_recorder(self, tracking_recorder_class: type[TrackingRecorder] | None = None) -> TrackingRecorder:
+        """Not offered: each view commits its own position."""
+        raise NotImplementedError
+
+    def process_recorder(self) -> Any:
+        """Not offered, as tracking_recorder."""
+        raise NotImplementedError
+
+
+__all__ = ["PostgresLedgerFactory", "PostgresRecorder", "UnavailableError", "View"]

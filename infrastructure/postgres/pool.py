@@ -1,0 +1,81 @@
+"""The connections: one bounded pool per process, bounded waits, and a lost database said in one word."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Self
+
+import psycopg
+from psycopg import Connection, Cursor
+from psycopg.rows import TupleRow
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from domain.errors import UnavailableError
+
+_GONE = "The database cannot be reached"
+
+
+class Database:
+    """A pool of autocommit connections to one PostgreSQL.
+
+    ``wait``: how long a caller waits for a free connection; ``statement``: how long one statement may take. Whatever
+    breaks a connection is UnavailableError to the caller.
+    """
+
+    CONFIGURE = (
+        "SELECT set_config('statement_timeout', %(statement)s, false), set_config('lock_timeout', %(statement)s, false),"
+        " set_config('idle_in_transaction_session_timeout', %(statement)s, false), set_config('timezone', 'UTC', false)"
+    )
+
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        size_max: int,
+        wait: timedelta = timedelta(seconds=2),
+        statement: timedelta = timedelta(seconds=10),
+    ) -> None:
+        self.conninfo = conninfo
+        self._statement_ms = str(int(statement.total_seconds() * 1000))
+        self._pool: ConnectionPool[Connection[TupleRow]] = ConnectionPool(
+            conninfo,
+            kwargs={"autocommit": True, "connect_timeout": 5, "application_name": "keyledger"},
+            min_size=1,
+            max_size=size_max,
+            max_waiting=size_max * 32,
+            timeout=wait.total_seconds(),
+            reconnect_timeout=0,
+            configure=self._configure,
+            open=False,
+        )
+
+    def __enter__(self) -> Self:
+        self._pool.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.close(timeout=5)
+
+    def _configure(self, connection: Connection[TupleRow]) -> None:
+        connection.execute(self.CONFIGURE, {"statement": self._statement_ms})
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection[TupleRow]]:
+        """A connection outside any transaction: each statement commits by itself."""
+        try:
+            with self._pool.connection() as connection:
+                yield connection
+        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
+            raise UnavailableError(_GONE, context={"reason": str(error)}) from error
+
+    @contextmanager
+    def cursor(self) -> Iterator[Cursor[TupleRow]]:
+        """A cursor outside any transaction."""
+        with self.connection() as connection, connection.cursor() as cursor:
+            yield cursor
+
+    @contextmanager
+    def transaction(self) -> Iterator[Cursor[TupleRow]]:
+        """A cursor inside a transaction that commits when the block ends well."""
+        with self.connection() as connection, connection.transaction(), connection.cursor() as cursor:
+            yield cursor
