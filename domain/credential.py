@@ -10,9 +10,8 @@ mistyped credential is refused without a look at any store.
 import hmac
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from domain.ids import KeyId, base62
 
@@ -81,18 +80,31 @@ class Secret:
         raise TypeError("a secret is neither copied nor pickled")
 
 
-@dataclass(frozen=True, slots=True, repr=False)
 class PresentedKey:
-    """A credential of correct grammar, as somebody sent it; nothing yet says that it is genuine."""
+    """A credential of correct grammar, as somebody sent it; nothing yet says that it is genuine.
 
-    raw: bytes
-    environment: Environment | None
-    """None for an invite token, which belongs to its interview instead."""
-    id: str
-    """The nine base62 characters that name it: public."""
-    signed: bytes
-    """All before the tag: what the tag authenticates."""
-    tag: bytes
+    It prints as its public prefix, and like a Secret it cannot be copied, pickled or written as JSON, which is why
+    it is not a dataclass: serialisers write those out unasked.
+
+    `environment` is None for an invite token, which belongs to its interview instead; `id` is the nine base62
+    characters that name it, public; `signed` is all before the tag, what the tag authenticates.
+    """
+
+    __slots__ = ("environment", "id", "raw", "signed", "tag")
+
+    def __init__(
+        self,
+        raw: bytes,
+        environment: Environment | None,
+        id: str,  # noqa: A002 - the same word as the attribute
+        signed: bytes,
+        tag: bytes,
+    ) -> None:
+        self.raw: Final = raw
+        self.environment: Final = environment
+        self.id: Final = id
+        self.signed: Final = signed
+        self.tag: Final = tag
 
     @property
     def key_id(self) -> KeyId:
@@ -108,6 +120,9 @@ class PresentedKey:
 
     def __repr__(self) -> str:
         return f"PresentedKey({self.prefix}…)"
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("a credential is neither copied nor pickled")
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a credential is neither copied nor pickled")
