@@ -1,0 +1,1 @@
+"""What is arranged: use cases over the domain and the ports."""

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from domain.api_key import KeyStatus
-from domain.credential import Environment, PresentedKey
+from domain.credential import Environment
 from domain.ids import AccountId, CampaignId, KeyId, RunId
 from domain.verdict import KeyFacts
 
@@ -299,8 +299,20 @@ class Freshness:
 
 
 @dataclass(frozen=True, slots=True)
-class Bearer:
-    """A credential that has passed grammar and tag, with its keyed log hash."""
+class HistoryEntry:
+    """One event as clients read it. ``version`` is None for what other streams tell of the object (``key.used``)."""
 
-    presented: PresentedKey
-    key_hash: str
+    position: int
+    version: int | None
+    type: str
+    occurred_at: datetime
+    actor: str
+    data: dict[str, object]
+
+
+class History(Protocol):
+    """The ledger, read for people."""
+
+    def of_stream(self, stream_id: str, *, after: int, limit: int) -> Sequence[HistoryEntry]:
+        """One aggregate's events past that position, in ledger order."""
+        ...

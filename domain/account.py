@@ -58,8 +58,6 @@ class Reinstated(Event):
 class Account(Aggregate, topic="account"):
     """One customer."""
 
-    account_id: str
-
     def __init__(self, *, account_id: str, name: str, email: str, plan: str) -> None:
         self.account_id = AccountId(account_id)
         self.name = Name(name)

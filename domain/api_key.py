@@ -8,7 +8,7 @@ grace) holds from that instant; the event that records it follows.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 from domain.access import Networks, Scopes
 from domain.credential import Environment
@@ -21,7 +21,7 @@ ROTATION_DUE_AFTER = timedelta(days=90)
 
 
 class KeyStatus(StrEnum):
-    """What a listing shows; the first that holds, in the order of ``ApiKey.status``."""
+    """What a listing shows; the first that holds, in the order of ``status_of``."""
 
     ACTIVE = "active"
     ROTATION_DUE = "rotation_due"
@@ -45,6 +45,36 @@ class GraceStart(StrEnum):
 
     NOW = "now"
     FIRST_USE = "first_use"
+
+
+class Lifetimes(Protocol):
+    """What a key's status follows from; an aggregate has it, and so has a row of a listing."""
+
+    @property
+    def revoked_at(self) -> datetime | None: ...  # noqa: D102 - as the fields of Created and Revoked
+    @property
+    def retires_at(self) -> datetime | None: ...  # noqa: D102
+    @property
+    def expires_at(self) -> datetime | None: ...  # noqa: D102
+    @property
+    def disabled(self) -> bool: ...  # noqa: D102
+    @property
+    def replaced_by(self) -> KeyId | None: ...  # noqa: D102
+    @property
+    def rotation_due_at(self) -> datetime: ...  # noqa: D102
+
+
+def status_of(key: Lifetimes, now: datetime) -> KeyStatus:
+    """The key's status at ``now``: the first that holds, from the end of its life to the beginning."""
+    if key.revoked_at is not None or (key.retires_at is not None and now >= key.retires_at):
+        return KeyStatus.REVOKED
+    if key.expires_at is not None and now >= key.expires_at:
+        return KeyStatus.EXPIRED
+    if key.disabled:
+        return KeyStatus.DISABLED
+    if key.replaced_by is not None:
+        return KeyStatus.ROTATING
+    return KeyStatus.ROTATION_DUE if now >= key.rotation_due_at else KeyStatus.ACTIVE
 
 
 class KeyStateError(ConflictError):
@@ -200,8 +230,6 @@ class Expired(Event):
 class ApiKey(Aggregate, topic="api_key"):
     """One API key, without its secret."""
 
-    account_id: str
-
     def __init__(  # noqa: PLR0913 - the first event's fields
         self,
         *,
@@ -276,15 +304,7 @@ class ApiKey(Aggregate, topic="api_key"):
 
     def status(self, now: datetime) -> KeyStatus:
         """The key's status at ``now``."""
-        if self.revoked_at is not None or (self.retires_at is not None and now >= self.retires_at):
-            return KeyStatus.REVOKED
-        if self.expires_at is not None and now >= self.expires_at:
-            return KeyStatus.EXPIRED
-        if self.disabled:
-            return KeyStatus.DISABLED
-        if self.replaced_by is not None:
-            return KeyStatus.ROTATING
-        return KeyStatus.ROTATION_DUE if now >= self.rotation_due_at else KeyStatus.ACTIVE
+        return status_of(self, now)
 
     def rename(self, name: Name, *, by: Origin) -> None:
         """Changes the name; the same name records nothing."""

@@ -22,8 +22,6 @@ class Created(FirstEvent):
 class Campaign(Aggregate, topic="campaign"):
     """One campaign of one account."""
 
-    account_id: str
-
     def __init__(self, *, account_id: str, name: str, environment: str) -> None:
         self.account_id = AccountId(account_id)
         self.name = Name(name)

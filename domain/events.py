@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 from eventsourcing.domain import BaseAggregate, CanInitAggregate, CanMutateAggregate
 from eventsourcing.utils import register_topic
 
+from domain.ids import AccountId
+
 RETIRED_TOPICS: frozenset[str] = frozenset()
 
 
@@ -62,7 +64,8 @@ class FirstEvent(Event, CanInitAggregate[str]):
 class Aggregate(BaseAggregate[str]):
     """An aggregate whose id is the text that clients see, and whose events carry their origin."""
 
-    account_id: str | None
+    account_id: AccountId | None
+    """None: the aggregate belongs to no single account."""
 
     def __init_subclass__(cls, *, topic: str) -> None:
         """Pins the aggregate's name in its first event."""

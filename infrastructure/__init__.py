@@ -1,0 +1,1 @@
+"""What is performed: one adapter for each port."""

@@ -4,7 +4,7 @@ Why not the library's own recorder: design record 0002 (its table lock stalls be
 repeats an append whose first try may have committed, and its tables are created at start by every process at once).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -25,7 +25,6 @@ from psycopg.rows import TupleRow
 
 from application.event_json import EventJson
 from application.ledger import NewVerifier
-from domain.errors import UnavailableError
 from domain.events import Event
 from infrastructure.postgres.pool import Database
 
@@ -108,7 +107,7 @@ class PostgresRecorder(ApplicationRecorder):
         return positions
 
     @contextmanager
-    def _appending(self) -> Iterator[Cursor[TupleRow]]:
+    def _appending(self) -> Generator[Cursor[TupleRow]]:
         try:
             with self._database.transaction() as cursor:
                 yield cursor
@@ -198,6 +197,3 @@ class PostgresLedgerFactory(InfrastructureFactory[TrackingRecorder]):
     def process_recorder(self) -> Any:
         """Not offered, as tracking_recorder."""
         raise NotImplementedError
-
-
-__all__ = ["PostgresLedgerFactory", "PostgresRecorder", "UnavailableError", "View"]

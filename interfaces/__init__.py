@@ -1,0 +1,1 @@
+"""What is spoken: HTTP, command line, worker; and the composition root."""

@@ -1,6 +1,6 @@
 """The connections: one bounded pool per process, bounded waits, and a lost database said in one word."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Self
@@ -22,10 +22,11 @@ class Database:
     breaks a connection is UnavailableError to the caller.
     """
 
-    CONFIGURE = (
-        "SELECT set_config('statement_timeout', %(statement)s, false), set_config('lock_timeout', %(statement)s, false),"
-        " set_config('idle_in_transaction_session_timeout', %(statement)s, false), set_config('timezone', 'UTC', false)"
-    )
+    CONFIGURE = """
+        SELECT set_config('statement_timeout', %(statement)s, false), set_config('lock_timeout', %(statement)s, false),
+               set_config('idle_in_transaction_session_timeout', %(statement)s, false),
+               set_config('timezone', 'UTC', false)
+    """
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class Database:
         connection.execute(self.CONFIGURE, {"statement": self._statement_ms})
 
     @contextmanager
-    def connection(self) -> Iterator[Connection[TupleRow]]:
+    def connection(self) -> Generator[Connection[TupleRow]]:
         """A connection outside any transaction: each statement commits by itself."""
         try:
             with self._pool.connection() as connection:
@@ -69,13 +70,13 @@ class Database:
             raise UnavailableError(_GONE, context={"reason": str(error)}) from error
 
     @contextmanager
-    def cursor(self) -> Iterator[Cursor[TupleRow]]:
+    def cursor(self) -> Generator[Cursor[TupleRow]]:
         """A cursor outside any transaction."""
         with self.connection() as connection, connection.cursor() as cursor:
             yield cursor
 
     @contextmanager
-    def transaction(self) -> Iterator[Cursor[TupleRow]]:
+    def transaction(self) -> Generator[Cursor[TupleRow]]:
         """A cursor inside a transaction that commits when the block ends well."""
         with self.connection() as connection, connection.transaction(), connection.cursor() as cursor:
             yield cursor

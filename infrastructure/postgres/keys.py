@@ -1,0 +1,291 @@
+"""The keys' view and the vault of hashes: what authentication and listings read, true when an event commits.
+
+It is the revocation projection: a revoke, retire, expiry, scope or network change stands here when its event does.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, LiteralString
+
+from psycopg import Cursor
+from psycopg.rows import TupleRow
+
+from application.ports import KeyView, StoredKey
+from domain import api_key as events
+from domain.access import Networks, Plan, Scopes
+from domain.api_key import KeyStatus
+from domain.credential import Environment
+from domain.events import Event
+from domain.ids import AccountId, KeyId
+from domain.verdict import KeyFacts
+from infrastructure.postgres.pool import Database
+
+
+class KeysView:
+    """One row a key, all columns from its events alone."""
+
+    name = "keys"
+
+    INSERT = """
+        INSERT INTO views.keys (
+            key_id, account_id, name, environment, prefix, scopes, allowed_ips, created_at, expires_at,
+            rotation_due_at, rotation_flagged, disabled, revoked_at, expiry_recorded, retires_at,
+            lineage_id, replaces, replaced_by, created_position, position
+        ) VALUES (
+            %(key_id)s, %(account_id)s, %(name)s, %(environment)s, %(prefix)s, %(scopes)s, %(allowed_ips)s, %(at)s,
+            %(expires_at)s, %(rotation_due_at)s, false, false, NULL, false, NULL,
+            %(lineage_id)s, %(replaces)s, NULL, %(position)s, %(position)s
+        )
+    """
+    RENAME = "UPDATE views.keys SET name = %(name)s, position = %(position)s WHERE key_id = %(key_id)s"
+    RESCOPE = "UPDATE views.keys SET scopes = %(scopes)s, position = %(position)s WHERE key_id = %(key_id)s"
+    RESTRICT = "UPDATE views.keys SET allowed_ips = %(allowed_ips)s, position = %(position)s WHERE key_id = %(key_id)s"
+    FLAG = "UPDATE views.keys SET rotation_flagged = true, position = %(position)s WHERE key_id = %(key_id)s"
+    ROTATE = """
+        UPDATE views.keys SET replaced_by = %(successor_id)s, retires_at = %(retires_at)s, position = %(position)s
+        WHERE key_id = %(key_id)s
+    """
+    BEGIN_GRACE = "UPDATE views.keys SET retires_at = %(retires_at)s, position = %(position)s WHERE key_id = %(key_id)s"
+    SET_DISABLED = "UPDATE views.keys SET disabled = %(disabled)s, position = %(position)s WHERE key_id = %(key_id)s"
+    REVOKE = "UPDATE views.keys SET revoked_at = %(at)s, position = %(position)s WHERE key_id = %(key_id)s"
+    EXPIRE = "UPDATE views.keys SET expiry_recorded = true, position = %(position)s WHERE key_id = %(key_id)s"
+    CLEAR = "DELETE FROM views.keys"
+
+    def apply(self, cursor: Cursor[TupleRow], event: Event, position: int) -> None:
+        """Writes what a key's event means."""
+        if isinstance(event, events.Created):
+            self._insert(cursor, event, position)
+            return
+        change = _change(event)
+        if change is not None:
+            statement, values = change
+            cursor.execute(statement, values | {"key_id": event.originator_id, "position": position})
+
+    def _insert(self, cursor: Cursor[TupleRow], event: events.Created, position: int) -> None:
+        cursor.execute(
+            self.INSERT,
+            {
+                "key_id": event.originator_id,
+                "account_id": event.account_id,
+                "name": event.name,
+                "environment": event.environment,
+                "prefix": event.prefix,
+                "scopes": None if event.scopes is None else list(event.scopes),
+                "allowed_ips": None if event.allowed_ips is None else list(event.allowed_ips),
+                "at": event.timestamp,
+                "expires_at": event.expires_at,
+                "rotation_due_at": event.rotation_due_at,
+                "lineage_id": event.lineage_id,
+                "replaces": event.replaces,
+                "position": position,
+            },
+        )
+
+    def clear(self, cursor: Cursor[TupleRow]) -> None:
+        """Deletes every row; the vault stays, it is no projection."""
+        cursor.execute(self.CLEAR)
+
+
+def _change(event: Event) -> tuple[LiteralString, dict[str, Any]] | None:  # noqa: C901, PLR0911 - one line an event
+    match event:
+        case events.Renamed():
+            return KeysView.RENAME, {"name": event.name}
+        case events.Rescoped():
+            return KeysView.RESCOPE, {"scopes": None if event.scopes is None else list(event.scopes)}
+        case events.NetworksChanged():
+            return KeysView.RESTRICT, {"allowed_ips": None if event.allowed_ips is None else list(event.allowed_ips)}
+        case events.RotationFellDue():
+            return KeysView.FLAG, {}
+        case events.Rotated():
+            return KeysView.ROTATE, {"successor_id": event.successor_id, "retires_at": event.retires_at}
+        case events.GraceBegan():
+            return KeysView.BEGIN_GRACE, {"retires_at": event.retires_at}
+        case events.Disabled():
+            return KeysView.SET_DISABLED, {"disabled": True}
+        case events.Enabled():
+            return KeysView.SET_DISABLED, {"disabled": False}
+        case events.Revoked():
+            return KeysView.REVOKE, {"at": event.timestamp}
+        case events.Expired():
+            return KeysView.EXPIRE, {}
+        case _:
+            return None
+
+
+class PostgresKeys:
+    """The ports `Keys` and `DueKeys`."""
+
+    FIND = """
+        SELECT key_id, account_id, name, environment, prefix, scopes, allowed_ips, created_at, expires_at,
+               rotation_due_at, disabled, revoked_at, retires_at, lineage_id, replaces, replaced_by,
+               created_position, position
+        FROM views.keys WHERE key_id = %(key_id)s
+    """
+    # The CASE says what ApiKey.status says; tests/contracts holds the two together.
+    PAGE = """
+        SELECT key_id, account_id, name, environment, prefix, scopes, allowed_ips, created_at, expires_at,
+               rotation_due_at, disabled, revoked_at, retires_at, lineage_id, replaces, replaced_by,
+               created_position, position
+        FROM views.keys
+        WHERE account_id = %(account_id)s
+          AND created_position < %(before)s
+          AND (%(environment)s::text IS NULL OR environment = %(environment)s)
+          AND (%(status)s::text IS NULL OR %(status)s = CASE
+                WHEN revoked_at IS NOT NULL OR retires_at <= %(now)s THEN 'revoked'
+                WHEN expires_at <= %(now)s THEN 'expired'
+                WHEN disabled THEN 'disabled'
+                WHEN replaced_by IS NOT NULL THEN 'rotating'
+                WHEN rotation_due_at <= %(now)s THEN 'rotation_due'
+                ELSE 'active' END)
+        ORDER BY created_position DESC LIMIT %(limit)s
+    """
+    # Three look-ups by primary key, whatever the number of keys.
+    STORED = """
+        SELECT k.key_id, k.account_id, k.environment, k.name, k.scopes, k.allowed_ips, k.disabled, k.revoked_at,
+               k.expires_at, k.retires_at, a.suspended, a.plan, k.position, k.replaced_by, v.verifier, v.receipt
+        FROM views.keys AS k
+        JOIN views.accounts AS a ON a.account_id = k.account_id
+        JOIN credentials.verifiers AS v ON v.key_id = k.key_id
+        WHERE k.key_id = %(key_id)s
+    """
+    KEEP_RECEIPT = "UPDATE credentials.verifiers SET receipt = %(receipt)s WHERE key_id = %(key_id)s"
+    TO_RETIRE = """
+        SELECT key_id FROM views.keys WHERE revoked_at IS NULL AND retires_at IS NOT NULL AND retires_at <= %(now)s
+        ORDER BY retires_at LIMIT %(limit)s
+    """
+    TO_EXPIRE = """
+        SELECT key_id FROM views.keys
+        WHERE revoked_at IS NULL AND expires_at IS NOT NULL AND NOT expiry_recorded AND expires_at <= %(now)s
+          AND (retires_at IS NULL OR retires_at > %(now)s)
+        ORDER BY expires_at LIMIT %(limit)s
+    """
+    TO_FLAG = """
+        SELECT key_id FROM views.keys
+        WHERE revoked_at IS NULL AND NOT rotation_flagged AND replaced_by IS NULL AND rotation_due_at <= %(now)s
+          AND NOT disabled AND (expires_at IS NULL OR expires_at > %(now)s)
+        ORDER BY rotation_due_at LIMIT %(limit)s
+    """
+    TO_BEGIN_GRACE = """
+        SELECT k.key_id, t.first_used_at
+        FROM views.keys AS k JOIN usage.totals AS t ON t.key_id = k.replaced_by
+        WHERE k.revoked_at IS NULL AND k.replaced_by IS NOT NULL AND k.retires_at IS NULL
+          AND t.first_used_at IS NOT NULL
+        ORDER BY t.first_used_at LIMIT %(limit)s
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, key_id: KeyId) -> KeyView | None:
+        """One key, whoever owns it; None when there is none."""
+        with self._database.cursor() as cursor:
+            row = cursor.execute(self.FIND, {"key_id": key_id}).fetchone()
+        return None if row is None else _view(row)
+
+    def page(  # noqa: PLR0913 - a filter
+        self,
+        account_id: AccountId,
+        *,
+        environment: Environment | None,
+        status: KeyStatus | None,
+        before: int | None,
+        limit: int,
+        now: datetime,
+    ) -> Sequence[KeyView]:
+        """The account's keys created before that position, newest first."""
+        parameters = {
+            "account_id": account_id,
+            "environment": None if environment is None else environment.value,
+            "status": None if status is None else status.value,
+            "before": 2**62 if before is None else before,
+            "limit": limit,
+            "now": now,
+        }
+        with self._database.cursor() as cursor:
+            rows = cursor.execute(self.PAGE, parameters).fetchall()
+        return [_view(row) for row in rows]
+
+    def stored(self, key_id: KeyId) -> StoredKey | None:
+        """What authentication needs, in one round-trip; None for an id that was never given out."""
+        with self._database.cursor() as cursor:
+            row = cursor.execute(self.STORED, {"key_id": key_id}).fetchone()
+        return None if row is None else _stored(row)
+
+    def keep_receipt(self, key_id: KeyId, receipt: bytes) -> None:
+        """Puts a receipt beside the verifier."""
+        with self._database.cursor() as cursor:
+            cursor.execute(self.KEEP_RECEIPT, {"key_id": key_id, "receipt": receipt})
+
+    def to_retire(self, now: datetime, limit: int) -> Sequence[KeyId]:
+        """Keys whose grace period is over and not yet on record as revoked."""
+        return self._due(self.TO_RETIRE, now, limit)
+
+    def to_expire(self, now: datetime, limit: int) -> Sequence[KeyId]:
+        """Keys past their expiry without its event."""
+        return self._due(self.TO_EXPIRE, now, limit)
+
+    def to_flag(self, now: datetime, limit: int) -> Sequence[KeyId]:
+        """Keys old enough to rotate without their event."""
+        return self._due(self.TO_FLAG, now, limit)
+
+    def to_begin_grace(self, limit: int) -> Sequence[tuple[KeyId, datetime]]:
+        """Keys whose successor has been used, with the time of its first use."""
+        with self._database.cursor() as cursor:
+            rows = cursor.execute(self.TO_BEGIN_GRACE, {"limit": limit}).fetchall()
+        return [(KeyId(key_id), first_used_at) for key_id, first_used_at in rows]
+
+    def _due(self, query: LiteralString, now: datetime, limit: int) -> Sequence[KeyId]:
+        with self._database.cursor() as cursor:
+            rows = cursor.execute(query, {"now": now, "limit": limit}).fetchall()
+        return [KeyId(key_id) for (key_id,) in rows]
+
+
+def _optional_key(text: str | None) -> KeyId | None:
+    return None if text is None else KeyId(text)
+
+
+def _view(row: TupleRow) -> KeyView:
+    (key_id, account_id, name, environment, prefix, scopes, allowed_ips, created_at, expires_at, rotation_due_at,
+     disabled, revoked_at, retires_at, lineage_id, replaces, replaced_by, created_position, position) = row  # fmt: skip
+    return KeyView(
+        key_id=KeyId(key_id),
+        account_id=AccountId(account_id),
+        name=name,
+        environment=Environment(environment),
+        prefix=prefix,
+        scopes=None if scopes is None else tuple(scopes),
+        allowed_ips=None if allowed_ips is None else tuple(allowed_ips),
+        created_at=created_at,
+        expires_at=expires_at,
+        rotation_due_at=rotation_due_at,
+        disabled=disabled,
+        revoked_at=revoked_at,
+        retires_at=retires_at,
+        lineage_id=KeyId(lineage_id),
+        replaces=_optional_key(replaces),
+        replaced_by=_optional_key(replaced_by),
+        created_position=created_position,
+        position=position,
+    )
+
+
+def _stored(row: TupleRow) -> StoredKey:
+    (key_id, account_id, environment, name, scopes, allowed_ips, disabled, revoked_at, expires_at, retires_at,
+     suspended, plan, position, replaced_by, verifier, receipt) = row  # fmt: skip
+    facts = KeyFacts(
+        key_id=KeyId(key_id),
+        account_id=AccountId(account_id),
+        environment=Environment(environment),
+        name=name,
+        scopes=None if scopes is None else Scopes.parse(scopes),
+        networks=None if allowed_ips is None else Networks.parse(allowed_ips),
+        disabled=disabled,
+        revoked_at=revoked_at,
+        expires_at=expires_at,
+        retires_at=retires_at,
+        account_suspended=suspended,
+        plan=Plan(plan),
+        position=position,
+        replaced_by=_optional_key(replaced_by),
+    )
+    return StoredKey(facts, verifier, None if receipt is None else bytes(receipt))

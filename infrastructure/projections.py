@@ -1,0 +1,132 @@
+"""Views made from the ledger: followed by a tailer, or rebuilt whole.
+
+A tailer listens before it reads and polls every 250 ms, so that a lost notification costs a quarter of a second and
+never an event. A batch and the position it reaches commit together. An event that a view cannot take stops that view,
+with the reason in ``views.progress``, and no other.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from threading import Event as Flag
+
+import psycopg
+import structlog
+from eventsourcing.persistence import Notification
+
+from application.event_json import EventJson
+from domain.errors import UnavailableError
+from infrastructure.eventstore import PostgresRecorder, View
+from infrastructure.postgres.pool import Database
+
+POLL = timedelta(milliseconds=250)
+BATCH = 1000
+APPEND_LOCK = "SELECT pg_advisory_xact_lock(7310305)"
+
+log = structlog.get_logger()
+
+
+class Tailer:
+    """Keeps the following views up to date with the ledger."""
+
+    POSITION = "SELECT position, error FROM views.progress WHERE view = %(view)s"
+    LOCK_POSITION = "SELECT position FROM views.progress WHERE view = %(view)s FOR UPDATE"
+    START = "INSERT INTO views.progress (view, position) VALUES (%(view)s, 0) ON CONFLICT DO NOTHING"
+    MOVE = "UPDATE views.progress SET position = %(position)s, error = NULL WHERE view = %(view)s"
+    STOP = "UPDATE views.progress SET error = %(error)s WHERE view = %(view)s"
+
+    def __init__(self, database: Database, recorder: PostgresRecorder, views: Sequence[View]) -> None:
+        self._database = database
+        self._recorder = recorder
+        self._views = tuple(views)
+        self._mapper = EventJson()
+
+    def run(self, stop: Flag) -> None:
+        """Follows until ``stop`` is set; a lost database is waited for."""
+        while not stop.is_set():
+            try:
+                self._follow(stop)
+            except (psycopg.OperationalError, UnavailableError) as error:
+                log.warning("tailer_waits_for_database", reason=str(error))
+                stop.wait(POLL.total_seconds())
+
+    def _follow(self, stop: Flag) -> None:
+        with psycopg.connect(self._database.conninfo, autocommit=True, connect_timeout=5) as listener:
+            listener.execute("LISTEN ledger")
+            while not stop.is_set():
+                while self.catch_up():
+                    pass
+                for _ in listener.notifies(timeout=POLL.total_seconds(), stop_after=1):
+                    pass
+
+    def catch_up(self) -> bool:
+        """One batch for each view; whether any of them moved."""
+        moved = [self._advance(view) for view in self._views]
+        return any(moved)
+
+    def _advance(self, view: View) -> bool:
+        position: int | None = None
+        try:
+            with self._database.transaction() as cursor:
+                cursor.execute(self.START, {"view": view.name})
+                # The row lock makes two tailers take turns: a batch is applied once, whoever leads.
+                row = cursor.execute(self.LOCK_POSITION, {"view": view.name}).fetchone()
+                done: int = row[0] if row is not None else 0
+                batch = self._recorder.select_notifications(done + 1, BATCH)
+                if not batch:
+                    return False
+                with cursor.connection.pipeline():
+                    for notification in batch:
+                        position = notification.id
+                        view.apply(cursor, self._mapper.to_domain_event(notification), notification.id)
+                    cursor.execute(self.MOVE, {"view": view.name, "position": batch[-1].id})
+        except (UnavailableError, psycopg.OperationalError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever one event breaks must stop this view and no other
+            return self._stopped(view, position, error)
+        return True
+
+    def _stopped(self, view: View, position: int | None, error: Exception) -> bool:
+        message = f"at position {position}: {type(error).__name__}: {error}"[:500]
+        log.error("projection_stopped", view=view.name, position=position, exc_info=error)
+        with self._database.cursor() as cursor:
+            cursor.execute(self.STOP, {"view": view.name, "error": message})
+        return False
+
+
+class Rebuilder:
+    """Makes views anew from the ledger; readers see the old rows until the new ones commit."""
+
+    def __init__(
+        self, database: Database, recorder: PostgresRecorder, immediate: Sequence[View], following: Sequence[View]
+    ) -> None:
+        self._database = database
+        self._recorder = recorder
+        self._views = (*immediate, *following)
+        self._following = frozenset(view.name for view in following)
+        self._mapper = EventJson()
+
+    def rebuild(self) -> int:
+        """Rebuilds every view in one transaction, and answers the number of events replayed.
+
+        Appends wait meanwhile (it holds their lock); readers do not.
+        """
+        replayed = 0
+        with self._database.transaction() as cursor:
+            cursor.execute("SET LOCAL statement_timeout = 0")
+            cursor.execute(APPEND_LOCK)
+            for view in self._views:
+                view.clear(cursor)
+            while batch := self._recorder.select_notifications(replayed + 1, BATCH):
+                self._apply(cursor, batch)
+                replayed = batch[-1].id
+            for name in self._following:
+                cursor.execute(Tailer.START, {"view": name})
+                cursor.execute(Tailer.MOVE, {"view": name, "position": replayed})
+        return replayed
+
+    def _apply(self, cursor: psycopg.Cursor[tuple[object, ...]], batch: Sequence[Notification]) -> None:
+        with cursor.connection.pipeline():
+            for notification in batch:
+                event = self._mapper.to_domain_event(notification)
+                for view in self._views:
+                    view.apply(cursor, event, notification.id)
