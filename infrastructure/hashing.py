@@ -185,7 +185,9 @@ def load_or_create(path: Path, entropy: SystemEntropy) -> SecretRing:
     with path.open("rb") as file:
         if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
             raise SecretFileError(f"{path} can be read by other users of this machine: chmod 600 {path}")
-        content = file.read(SECRET_FILE_BYTES_MAX)
+        content = file.read(SECRET_FILE_BYTES_MAX + 1)
+    if len(content) > SECRET_FILE_BYTES_MAX:
+        raise SecretFileError(f"{path} has more than {SECRET_FILE_BYTES_MAX} bytes, which is no list of root secrets")
     try:
         return SecretRing.from_texts(content.decode("ascii").split())
     except ValueError:
