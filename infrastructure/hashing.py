@@ -122,7 +122,10 @@ class SecretRing:
         """Whether the tag was made with any secret of the ring."""
         if len(tag) != TAG_BYTES:
             return False
-        return any(hmac.compare_digest(_tag(mac, signed), tag) for mac in self._tags)
+        for mac in self._tags:  # noqa: SIM110 - the generator of an `any` costs 0.6 of 2.2 µs, for every request
+            if hmac.compare_digest(_tag(mac, signed), tag):
+                return True
+        return False
 
     def receipt(self, raw: bytes) -> bytes:
         """32 bytes, kept beside the bcrypt verifier, that prove at once what bcrypt has proved before."""
@@ -132,7 +135,10 @@ class SecretRing:
         """Whether the receipt was made for this credential, with any secret of the ring."""
         if len(receipt) != RECEIPT_BYTES:
             return False
-        return any(hmac.compare_digest(mac.digest(raw), receipt) for mac in self._receipts)
+        for mac in self._receipts:  # noqa: SIM110 - as in `tag_is_valid`
+            if hmac.compare_digest(mac.digest(raw), receipt):
+                return True
+        return False
 
     def receipt_is_current(self, raw: bytes, receipt: bytes) -> bool:
         """Whether the receipt was made for this credential with the newest secret; if not, it is to be made anew."""

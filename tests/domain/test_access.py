@@ -229,6 +229,12 @@ def test_arbitrary_text_is_an_address_or_none(text: str) -> None:
     assert address is None or ip_address(str(address)) == address
 
 
+def test_scopes_and_networks_print_as_their_list_form() -> None:
+    """What a log or a failed test shows of them is what the key's owner wrote."""
+    assert repr(Scopes.parse(["keys:read"])) == "Scopes(['keys:read'])"
+    assert repr(Networks.parse(["203.0.113.7"])) == "Networks(['203.0.113.7/32'])"
+
+
 @given(v6, st.integers(0, 2**64 - 1))
 def test_one_line_of_ipv6_is_one_client(address: IPv6Address, host: int) -> None:
     """All addresses of an IPv6 /64 are one client network, which holds the address and no more."""

@@ -125,6 +125,7 @@ def test_an_invite_token_is_read() -> None:
     assert presented.tag == b"abcdefghijk"
     assert parse_invite(EXAMPLE) is None
     assert parse_invite(INVITE + b"\n") is None
+    assert parse_invite(INVITE + b"a" * CREDENTIAL_BYTES_MAX) is None
 
 
 @given(environments, entropies)

@@ -167,7 +167,9 @@ def test_arbitrary_text_is_no_cursor(text: str) -> None:
 
 
 def test_the_length_of_a_cursor_is_bounded() -> None:
-    """A payload that needs more than 512 characters is not sealed."""
+    """A payload that needs more than 512 characters is not sealed, and longer text is not looked at."""
+    assert RING.open_cursor(RING.seal_cursor(bytes(368))) == bytes(368)
+    assert RING.open_cursor(RING.seal_cursor(bytes(368)) + "A") is None
     with pytest.raises(ValueError, match="512 characters"):
         RING.seal_cursor(bytes(369))
 
