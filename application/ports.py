@@ -316,3 +316,11 @@ class History(Protocol):
     def of_stream(self, stream_id: str, *, after: int, limit: int) -> Sequence[HistoryEntry]:
         """One aggregate's events past that position, in ledger order."""
         ...
+
+
+class Health(Protocol):
+    """The service's own state, asked for by load balancers and people."""
+
+    def check(self) -> dict[str, str]:
+        """Each following view with ``ok`` or why it stopped; UnavailableError when no key can be verified."""
+        ...

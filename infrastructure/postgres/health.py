@@ -1,0 +1,20 @@
+"""Can a key be verified, and do the views follow."""
+
+from infrastructure.postgres.pool import Database
+
+
+class PostgresHealth:
+    """The port `Health`: reads what authentication reads."""
+
+    VERIFIABLE = "SELECT k.key_id FROM views.keys AS k JOIN credentials.verifiers AS v ON v.key_id = k.key_id LIMIT 1"
+    VIEWS = "SELECT view, error FROM views.progress ORDER BY view"
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def check(self) -> dict[str, str]:
+        """Each following view with ``ok`` or why it stopped; UnavailableError when the database cannot be read."""
+        with self._database.cursor() as cursor:
+            cursor.execute(self.VERIFIABLE).fetchone()
+            rows = cursor.execute(self.VIEWS).fetchall()
+        return {view: error or "ok" for view, error in rows}

@@ -1,0 +1,221 @@
+"""The composition root: the one file that sees all four rings. Each part's close is registered as it is opened."""
+
+import os
+import platform
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from threading import Event as Flag
+
+from litestar.types import ASGIApp
+
+from application.accounts import AccountManagement
+from application.authentication import Authenticator
+from application.campaigns import CampaignManagement
+from application.deadlines import Deadlines
+from application.freshness import ReadThrough
+from application.keys import KeyManagement
+from application.ledger import Ledger
+from application.usage import Settlement
+from domain.ids import RequestId, RunId
+from infrastructure.embedded_postgres import EmbeddedPostgres
+from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
+from infrastructure.hashing import BcryptVerifier, SecretRing, load_or_create
+from infrastructure.observability import configure_logging, log_request
+from infrastructure.postgres.access_log import AccessLogPartitions, PostgresAccessLog
+from infrastructure.postgres.accounts import AccountsView, PostgresAccounts
+from infrastructure.postgres.campaigns import CampaignsView, PostgresCampaigns
+from infrastructure.postgres.health import PostgresHealth
+from infrastructure.postgres.history import PostgresHistory
+from infrastructure.postgres.keys import KeysView, PostgresKeys
+from infrastructure.postgres.migrate import migrate
+from infrastructure.postgres.pool import Database
+from infrastructure.postgres.usage import PostgresSettlementRows, PostgresUsage, UsageHistory, UsageTotals
+from infrastructure.projections import Rebuilder, Tailer
+from infrastructure.scheduler import Job, Leader
+from infrastructure.system import SystemClock, SystemEntropy
+from interfaces.http.app import HttpServices, create_app
+from interfaces.http.gate import Gatekeeper
+from interfaces.settings import SettingError, Settings
+
+SECRET_FILE = "secret.keys"  # noqa: S105 - a file's name
+SWEEP_EVERY = timedelta(seconds=2)
+PARTITIONS_EVERY = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What every process of the service builds first."""
+
+    settings: Settings
+    clock: SystemClock
+    entropy: SystemEntropy
+    ring: SecretRing
+    verifiers: BcryptVerifier
+    database: Database
+    recorder: PostgresRecorder
+    ledger: Ledger
+    keys: PostgresKeys
+    usage: PostgresUsage
+
+
+@dataclass(frozen=True, slots=True)
+class Management:
+    """What people do with the service, for the HTTP layer and the command line alike."""
+
+    keys: KeyManagement
+    accounts: AccountManagement
+    campaigns: CampaignManagement
+    rebuilder: Rebuilder
+    new_request_id: Callable[[], RequestId]
+    clock: SystemClock
+
+
+def start_logging(settings: Settings, *, service: str) -> None:
+    """One chain for everything that this process says, redacted last; refuses to go on if it does not redact."""
+    configure_logging(log_format=settings.log_format, service=service)
+
+
+def open_database(settings: Settings, stack: ExitStack) -> tuple[str, EmbeddedPostgres | None]:
+    """The conninfo of the database that was given, or of the embedded one, started when it does not run."""
+    if settings.database_url is not None:
+        return settings.database_url, None
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    embedded = stack.enter_context(EmbeddedPostgres(settings.data_dir))
+    return embedded.conninfo, embedded
+
+
+def migrate_database(conninfo: str) -> list[str]:
+    """Brings the schema to this release; the names of the migrations applied."""
+    return migrate(conninfo)
+
+
+def secret_file(settings: Settings) -> Path:
+    """Where the embedded mode keeps its root secrets."""
+    return settings.data_dir / SECRET_FILE
+
+
+def open_core(settings: Settings, conninfo: str, stack: ExitStack) -> Core:
+    """The parts that every process needs, on a migrated database."""
+    entropy = SystemEntropy()
+    if settings.secret_keys:
+        ring = SecretRing.from_texts(settings.secret_keys)
+    elif settings.database_url is None:
+        ring = load_or_create(secret_file(settings), entropy)
+    else:
+        raise SettingError("KEYLEDGER_SECRET_KEYS must be set with a database of your own")
+    database = stack.enter_context(Database(conninfo, size_max=settings.database_connections))
+    recorder = PostgresRecorder(database, [AccountsView(), KeysView(), CampaignsView(), UsageTotals()])
+    ledger = Ledger(PostgresLedgerFactory(recorder))
+    return Core(
+        settings=settings,
+        clock=SystemClock(),
+        entropy=entropy,
+        ring=ring,
+        verifiers=BcryptVerifier(settings.bcrypt_cost),
+        database=database,
+        recorder=recorder,
+        ledger=ledger,
+        keys=PostgresKeys(database),
+        usage=PostgresUsage(database),
+    )
+
+
+def management(core: Core) -> Management:
+    """The use cases that change things."""
+    cache = ReadThrough()
+    return Management(
+        keys=KeyManagement(
+            ledger=core.ledger,
+            keys=core.keys,
+            usage=core.usage,
+            history=PostgresHistory(core.database),
+            cache=cache,
+            hashes=core.ring,
+            verifiers=core.verifiers,
+            entropy=core.entropy,
+            clock=core.clock,
+        ),
+        accounts=AccountManagement(
+            ledger=core.ledger, accounts=PostgresAccounts(core.database), cache=cache, entropy=core.entropy
+        ),
+        campaigns=CampaignManagement(
+            ledger=core.ledger, campaigns=PostgresCampaigns(core.database), entropy=core.entropy
+        ),
+        rebuilder=Rebuilder(
+            core.database,
+            core.recorder,
+            [AccountsView(), KeysView(), CampaignsView(), UsageTotals()],
+            [UsageHistory()],
+        ),
+        new_request_id=lambda: core.entropy.new(RequestId),
+        clock=core.clock,
+    )
+
+
+def http_app() -> ASGIApp:
+    """The application of one serving process, built from its environment; granian calls this in each worker."""
+    settings = Settings.read()
+    start_logging(settings, service="serve")
+    with ExitStack() as stack:
+        conninfo, _ = open_database(settings, stack)
+        core = open_core(settings, conninfo, stack)
+        manage = management(core)
+        threads = ThreadPoolExecutor(settings.database_connections, thread_name_prefix="authenticate")
+        stack.callback(threads.shutdown, cancel_futures=True)
+        access_log = PostgresAccessLog(
+            conninfo,
+            run_id=core.entropy.new(RunId),
+            durability=settings.access_log_durability,
+            entropy=core.entropy,
+            host=f"{platform.node()}:{os.getpid()}",
+        )
+        stack.enter_context(access_log)
+        authenticator = Authenticator(
+            keys=core.keys,
+            hashes=core.ring,
+            verifiers=core.verifiers,
+            clock=core.clock,
+            environments=settings.environments,
+        )
+        services = HttpServices(
+            gatekeeper=Gatekeeper(authenticator, access_log, core.clock, threads),
+            key_management=manage.keys,
+            campaign_management=manage.campaigns,
+            health=PostgresHealth(core.database),
+            cursors=core.ring,
+            new_request_id=manage.new_request_id,
+            log_request=log_request,
+            trusted_proxies=settings.trusted_proxies,
+            body_bytes_max=settings.body_bytes_max,
+            close=stack.pop_all().close,
+        )
+        return create_app(services)
+
+
+def run_background(settings: Settings, stop: Flag) -> None:
+    """The background process: stands for leader, and leads the jobs and the tailer, until ``stop`` is set."""
+    with ExitStack() as stack:
+        conninfo, _ = open_database(settings, stack)
+        core = open_core(settings, conninfo, stack)
+        deadlines = Deadlines(ledger=core.ledger, due=core.keys, clock=core.clock, entropy=core.entropy)
+        settlement = Settlement(
+            ledger=core.ledger,
+            rows=PostgresSettlementRows(core.database),
+            entropy=core.entropy,
+            window=settings.settlement_window,
+        )
+        partitions = AccessLogPartitions(core.database)
+        jobs = {
+            "settlement": Job(settings.settlement_window, lambda: settlement.settle(core.clock.now())),
+            "retirement": Job(SWEEP_EVERY, deadlines.retire),
+            "expiry": Job(SWEEP_EVERY, deadlines.expire),
+            "rotation": Job(SWEEP_EVERY, deadlines.flag_rotation),
+            "grace": Job(SWEEP_EVERY, deadlines.begin_grace),
+            "partitions": Job(PARTITIONS_EVERY, lambda: partitions.ensure_partitions(days_ahead=3)),
+        }
+        tailer = Tailer(core.database, core.recorder, [UsageHistory()])
+        Leader(conninfo, jobs=jobs, followers={"tailer": tailer.run}).run(stop)

@@ -1,0 +1,89 @@
+"""The HTTP application: the contract's routes behind the gate, every refusal in the one error body."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from litestar import Litestar, Router
+from litestar.di import Provide
+from litestar.middleware import DefineMiddleware
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.types import ASGIApp
+
+from application.campaigns import CampaignManagement
+from application.keys import KeyManagement
+from application.ports import Cursors, Health
+from domain.ids import RequestId
+from interfaces.http.body import JsonRequest
+from interfaces.http.caller import caller_dependencies
+from interfaces.http.campaigns import campaigns_router
+from interfaces.http.edge import Edge, RequestLine
+from interfaces.http.errors import EXCEPTION_HANDLERS
+from interfaces.http.gate import Gate, Gatekeeper
+from interfaces.http.health import health_router
+from interfaces.http.keys import keys_router
+from interfaces.http.request import TrustedProxies
+from interfaces.http.schema import DESCRIPTION, error_responses
+
+
+@dataclass(frozen=True, slots=True)
+class HttpServices:
+    """All that the HTTP layer is built from."""
+
+    gatekeeper: Gatekeeper
+    key_management: KeyManagement
+    campaign_management: CampaignManagement
+    health: Health
+    cursors: Cursors
+    new_request_id: Callable[[], RequestId]
+    log_request: RequestLine
+    trusted_proxies: TrustedProxies
+    body_bytes_max: int
+    close: Callable[[], None]
+
+
+def create_app(services: HttpServices) -> ASGIApp:
+    """The application, ready to serve; ``services.close`` is called when the server lets it go."""
+
+    def given(value: Any) -> Provide:
+        return Provide(lambda: value, sync_to_thread=False)
+
+    protected = Router(
+        "/",
+        route_handlers=[keys_router(), campaigns_router()],
+        middleware=[DefineMiddleware(Gate, keeper=services.gatekeeper)],
+        dependencies=caller_dependencies(services.gatekeeper.clock),
+        responses=error_responses(),
+        security=[{"apiKey": []}],
+    )
+    app = Litestar(
+        route_handlers=[protected, health_router()],
+        dependencies={
+            "key_management": given(services.key_management),
+            "campaign_management": given(services.campaign_management),
+            "health": given(services.health),
+            "cursors": given(services.cursors),
+        },
+        exception_handlers=EXCEPTION_HANDLERS,
+        request_class=JsonRequest,
+        request_max_body_size=services.body_bytes_max,
+        openapi_config=OpenAPIConfig(
+            title="Keyledger",
+            version="1",
+            description=DESCRIPTION,
+            path="/schema",
+            render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
+        ),
+        on_shutdown=[services.close],
+        # Left out, Litestar would replace the process's logging and print bodies, and read its own environment.
+        logging_config=None,
+        debug=False,
+        pdb_on_exception=False,
+    )
+    return Edge(
+        app,
+        new_request_id=services.new_request_id,
+        trusted_proxies=services.trusted_proxies,
+        log_request=services.log_request,
+    )

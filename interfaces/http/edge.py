@@ -1,0 +1,74 @@
+"""The outermost layer: every request gets an id and one log line, and every answer carries the id."""
+
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any, cast
+
+import structlog
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+
+from domain.ids import RequestId
+from interfaces.http.errors import INTERNAL_ERROR
+from interfaces.http.request import RequestRecord, TrustedProxies, client_of, keep_record
+
+RequestLine = Callable[..., None]
+log = structlog.get_logger()
+
+
+class Edge:
+    """Wraps the whole application, so that what the framework itself refuses is treated alike."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        new_request_id: Callable[[], RequestId],
+        trusted_proxies: TrustedProxies,
+        log_request: RequestLine,
+    ) -> None:
+        self._app = app
+        self._new_request_id = new_request_id
+        self._trusted_proxies = trusted_proxies
+        self._log_request = log_request
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request; anything but HTTP goes through untouched."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = perf_counter()
+        record = RequestRecord(self._new_request_id(), client_of(scope, self._trusted_proxies))
+        keep_record(scope, record)
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers: Sequence[tuple[bytes, bytes]] = message.get("headers", [])
+                message["headers"] = [*headers, (b"x-request-id", record.request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:  # noqa: BLE001 - the last layer: whatever breaks above is an opaque 500, and logged
+            log.error("unhandled_error", request_id=record.request_id, exc_info=error)
+            if not status:
+                await INTERNAL_ERROR(scope, receive, send_with_id)
+        finally:
+            self._write_line(scope, record, status, (perf_counter() - started) * 1000)
+
+    def _write_line(self, scope: HTTPScope, record: RequestRecord, status: int, duration_ms: float) -> None:
+        authentication = record.authentication
+        self._log_request(
+            method=scope["method"],
+            path=scope["path"],
+            route=cast("dict[str, Any]", scope).get("path_template"),
+            status=status,
+            duration_ms=duration_ms,
+            request_id=record.request_id,
+            key_id=None if authentication is None else authentication.key_id,
+            account_id=None if authentication is None else authentication.account_id,
+            outcome=None if authentication is None else authentication.verdict.value,
+            client_ip=None if record.client is None else str(record.client),
+        )

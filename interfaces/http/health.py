@@ -1,0 +1,36 @@
+"""``/health``: is the process alive, and can it verify a key."""
+
+import msgspec
+from litestar import Router, get
+
+from application.ports import Health
+
+
+class Alive(msgspec.Struct):
+    """The process answers."""
+
+    status: str = "ok"
+
+
+class Ready(msgspec.Struct):
+    """A key can be verified. ``views`` names each view that follows the ledger and its state."""
+
+    status: str
+    views: dict[str, str]
+
+
+@get("/live", sync_to_thread=False, summary="Liveness")
+def live() -> Alive:
+    """200 while the process runs."""
+    return Alive()
+
+
+@get("/ready", sync_to_thread=True, summary="Readiness")
+def ready(health: Health) -> Ready:
+    """200 only when a key can be verified; 503 says what is missing."""
+    return Ready("ok", health.check())
+
+
+def health_router() -> Router:
+    """The routes of this module."""
+    return Router("/health", route_handlers=[live, ready], tags=["Operations"])

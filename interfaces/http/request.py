@@ -1,0 +1,91 @@
+"""What is known of one request before any route sees it: its id, its credential, and where it came from."""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any, cast
+
+from litestar.types import Scope
+
+from application.authentication import Authentication
+from domain.access import Address, parse_address
+from domain.credential import CREDENTIAL_BYTES_MAX
+from domain.ids import RequestId
+from domain.verdict import KeyFacts
+
+_STATE = "keyledger"
+_FORWARDED_HOPS_MAX = 32
+TrustedProxies = tuple[IPv4Network | IPv6Network, ...]
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """The running notes on one request, from which its log line and its access row are written.
+
+    ``client`` is None when the address is not known; ``authentication`` is None on routes that ask for no key.
+    """
+
+    request_id: RequestId
+    client: Address | None
+    authentication: Authentication | None = None
+
+    @property
+    def caller(self) -> KeyFacts:
+        """The accepted key; only routes behind the gate may ask."""
+        if self.authentication is None or self.authentication.facts is None:
+            raise LookupError("this route is not behind the gate")
+        return self.authentication.facts
+
+
+def keep_record(scope: Scope, record: RequestRecord) -> None:
+    """Puts the record where every layer of this request finds it."""
+    cast("dict[str, Any]", scope)[_STATE] = record
+
+
+def record_of(scope: Scope) -> RequestRecord:
+    """This request's record."""
+    record: RequestRecord = cast("dict[str, Any]", scope)[_STATE]
+    return record
+
+
+def credential_of(scope: Scope) -> bytes | None:
+    """The bearer token as sent; None when there is no Authorization header; b"" for one that cannot be taken.
+
+    RFC 6750, section 2.1. Two Authorization lines, more than 512 bytes, or another scheme cannot be taken: each
+    ends as a malformed credential, in the same refusal as any other.
+    """
+    values = [value for name, value in scope["headers"] if name == b"authorization"]
+    if not values:
+        return None
+    if len(values) > 1 or len(values[0]) > CREDENTIAL_BYTES_MAX:
+        return b""
+    scheme, _, token = values[0].partition(b" ")
+    return token.strip(b" ") if scheme.lower() == b"bearer" else b""
+
+
+def client_of(scope: Scope, trusted: TrustedProxies) -> Address | None:
+    """The caller's address: the peer, or behind trusted proxies the rightmost hop that is not one of them.
+
+    None when no address can be told. A forwarded hop that cannot be read ends the walk at the proxy that sent it.
+    """
+    peer = scope.get("client")
+    address = parse_address(peer[0]) if peer else None
+    if address is None or not _is_trusted(address, trusted):
+        return address
+    for hop in _forwarded_hops(scope):
+        forwarded = parse_address(hop)
+        if forwarded is None:
+            return address
+        address = forwarded
+        if not _is_trusted(address, trusted):
+            break
+    return address
+
+
+def _forwarded_hops(scope: Scope) -> list[str]:
+    lines = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    hops = b",".join(lines).decode("latin-1").split(",")
+    return [hop.strip() for hop in reversed(hops[-_FORWARDED_HOPS_MAX:]) if hop.strip()]
+
+
+def _is_trusted(address: Address, trusted: TrustedProxies) -> bool:
+    return any(address in network for network in trusted)

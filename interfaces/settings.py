@@ -1,0 +1,130 @@
+"""Every setting of the service: read once from the environment, frozen, and the only place that reads it.
+
+Each is ``KEYLEDGER_`` + the field's name in capitals. A value that cannot be meant refuses the start.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Literal, Self, TypeVar
+
+from domain.credential import Environment
+
+Durability = Literal["commit", "buffered"]
+LogFormat = Literal["json", "console"]
+Choice = TypeVar("Choice", bound=str)
+Parsed = TypeVar("Parsed")
+
+
+class SettingError(Exception):
+    """A setting's value cannot be meant; the message names it and what it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings, with their defaults and why they are so."""
+
+    data_dir: Path = Path("var")
+    """Where the embedded PostgreSQL and generated secrets live; unused parts stay empty with a database of your own."""
+    database_url: str | None = field(default=None, repr=False)
+    """A libpq URL or conninfo of PostgreSQL 15 or newer; None starts one in data_dir."""
+    secret_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Root secrets, newest first, comma separated (or one a line in KEYLEDGER_SECRET_KEYS_FILE), 32 bytes or more in
+    hex or base64url. Empty: generated once into data_dir, which only the embedded database allows."""
+    host: str = "127.0.0.1"
+    """Loopback: TLS and the outside world are a proxy's work."""
+    port: int = 8000
+    workers: int = 1
+    """Serving processes; one per core is the most that helps."""
+    environments: frozenset[Environment] = frozenset(Environment)
+    """The key environments that this server accepts (comma separated); all by default."""
+    access_log_durability: Durability = "commit"
+    """`commit`: no answer before its access row is on disk. `buffered`: faster, may lose 200 ms of rows at a crash."""
+    access_log_days: int = 90
+    """How long access rows are kept."""
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks whose X-Forwarded-For is believed; nobody's by default."""
+    database_connections: int = 8
+    """At most so many connections from one process."""
+    body_bytes_max: int = 65_536
+    """A larger request body is 413; the largest legitimate one is a few kilobytes."""
+    bcrypt_cost: int = 12
+    """Each step doubles the work of hashing; below 10 is refused."""
+    log_format: LogFormat = "console"
+    """`console` on a terminal, `json` otherwise, unless set."""
+    demo: bool = True
+    """Whether the first start makes a demo account with one key."""
+    settlement_window: timedelta = timedelta(seconds=10)
+    """KEYLEDGER_SETTLEMENT_WINDOW_SECONDS: how often uses become `keys.used` events."""
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """The settings of the process's environment, or of the given one; SettingError for a bad value."""
+        values = _Reader(os.environ if environment is None else environment)  # noqa: TID251 - read here, once
+        default = cls()
+        terminal: LogFormat = "console" if sys.stderr.isatty() else "json"
+        return cls(
+            data_dir=Path(values.text("DATA_DIR") or default.data_dir).absolute(),
+            database_url=values.secret("DATABASE_URL"),
+            secret_keys=tuple((values.secret("SECRET_KEYS") or "").replace(",", "\n").split()),
+            host=values.text("HOST") or default.host,
+            port=values.number("PORT", default.port, low=0, high=65_535),
+            workers=values.number("WORKERS", default.workers, low=1, high=256),
+            environments=frozenset(values.listed("ENVIRONMENTS", Environment)) or default.environments,
+            access_log_durability=values.choice("ACCESS_LOG_DURABILITY", ("commit", "buffered"), "commit"),
+            access_log_days=values.number("ACCESS_LOG_DAYS", default.access_log_days, low=1, high=3650),
+            trusted_proxies=tuple(values.listed("TRUSTED_PROXIES", ip_network)),
+            database_connections=values.number("DATABASE_CONNECTIONS", default.database_connections, low=2, high=100),
+            body_bytes_max=values.number("BODY_BYTES_MAX", default.body_bytes_max, low=1024, high=10_485_760),
+            bcrypt_cost=values.number("BCRYPT_COST", default.bcrypt_cost, low=10, high=16),
+            log_format=values.choice("LOG_FORMAT", ("json", "console"), terminal),
+            demo=values.choice("DEMO", ("0", "1"), "1") == "1",
+            settlement_window=timedelta(seconds=values.number("SETTLEMENT_WINDOW_SECONDS", 10, low=1, high=600)),
+        )
+
+
+class _Reader:
+    """Typed values out of an environment, each error naming its variable."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def text(self, name: str) -> str | None:
+        return self._environment.get(f"KEYLEDGER_{name}") or None
+
+    def secret(self, name: str) -> str | None:
+        """The variable, or the contents of the file that its ``_FILE`` twin names."""
+        file = self.text(f"{name}_FILE")
+        if file is None:
+            return self.text(name)
+        try:
+            return Path(file).read_text(encoding="utf-8").strip() or None
+        except OSError as error:
+            raise SettingError(f"KEYLEDGER_{name}_FILE: {file} cannot be read: {error.strerror}") from error
+
+    def number(self, name: str, default: int, *, low: int, high: int) -> int:
+        text = self.text(name)
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            raise SettingError(f"KEYLEDGER_{name} must be a whole number from {low} to {high}")
+        return int(text)
+
+    def choice(self, name: str, allowed: tuple[Choice, ...], default: Choice) -> Choice:
+        text = self.text(name)
+        if text is None:
+            return default
+        for value in allowed:
+            if value == text:
+                return value
+        raise SettingError(f"KEYLEDGER_{name} must be one of: {', '.join(allowed)}")
+
+    def listed(self, name: str, parse: Callable[[str], Parsed]) -> list[Parsed]:
+        try:
+            return [parse(part.strip()) for part in (self.text(name) or "").split(",") if part.strip()]
+        except ValueError as error:
+            raise SettingError(f"KEYLEDGER_{name}: {error}") from error
