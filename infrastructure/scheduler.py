@@ -100,8 +100,8 @@ def _guarded(name: str, run: Callable[[], int]) -> Callable[[], None]:
             done = run()
         except UnavailableError as error:
             log.warning("job_postponed", job=name, reason=error.message)
-        except Exception as error:  # noqa: BLE001 - one failing job must stop no other; the next tick tries again
-            log.error("job_failed", job=name, exc_info=error)
+        except Exception:
+            log.exception("job_failed", job=name)
         else:
             if done:
                 log.info("job_done", job=name, done=done)

@@ -1,11 +1,15 @@
 """The machine's clock and its randomness: the only place that asks for either."""
 
+import ctypes
 import os
+import signal
+import sys
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from domain.ids import ENTROPY_BYTES_MIN, Id
 
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 AnyId = TypeVar("AnyId", bound=Id)
 
 
@@ -27,3 +31,16 @@ class SystemEntropy:
     def new(self, kind: type[AnyId]) -> AnyId:
         """A fresh id of that kind."""
         return kind.from_entropy(self.bytes(ENTROPY_BYTES_MIN))
+
+
+def end_with_parent() -> None:
+    """Asks the kernel to end this process (SIGTERM) when its parent dies, however it dies; Linux only.
+
+    Elsewhere a killed parent leaves its children to be ended by hand.
+    """
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -10,6 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Event as Flag
 
+from application.usage import Settlement
+from infrastructure.postgres.access_log import AccessLogPartitions, PostgresAccessLog
+from infrastructure.postgres.usage import PostgresSettlementRows, PostgresUsage, UsageHistory, UsageTotals
 from litestar.types import ASGIApp
 
 from application.accounts import AccountManagement
@@ -19,13 +22,11 @@ from application.deadlines import Deadlines
 from application.freshness import ReadThrough
 from application.keys import KeyManagement
 from application.ledger import Ledger
-from application.usage import Settlement
 from domain.ids import RequestId, RunId
 from infrastructure.embedded_postgres import EmbeddedPostgres
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
 from infrastructure.hashing import BcryptVerifier, SecretRing, load_or_create
-from infrastructure.observability import configure_logging, log_request
-from infrastructure.postgres.access_log import AccessLogPartitions, PostgresAccessLog
+from infrastructure.observability import SERVER_LOGGING, configure_logging, log_request
 from infrastructure.postgres.accounts import AccountsView, PostgresAccounts
 from infrastructure.postgres.campaigns import CampaignsView, PostgresCampaigns
 from infrastructure.postgres.health import PostgresHealth
@@ -33,13 +34,17 @@ from infrastructure.postgres.history import PostgresHistory
 from infrastructure.postgres.keys import KeysView, PostgresKeys
 from infrastructure.postgres.migrate import migrate
 from infrastructure.postgres.pool import Database
-from infrastructure.postgres.usage import PostgresSettlementRows, PostgresUsage, UsageHistory, UsageTotals
 from infrastructure.projections import Rebuilder, Tailer
 from infrastructure.scheduler import Job, Leader
-from infrastructure.system import SystemClock, SystemEntropy
+from infrastructure.system import SystemClock, SystemEntropy, end_with_parent
 from interfaces.http.app import HttpServices, create_app
 from interfaces.http.gate import Gatekeeper
 from interfaces.settings import SettingError, Settings
+
+__all__ = [
+    "SERVER_LOGGING", "Core", "Management", "http_app", "management", "migrate_database", "open_core", "open_database",
+    "run_background", "secret_file", "start_logging", "tie_to_parent",
+]  # fmt: skip
 
 SECRET_FILE = "secret.keys"  # noqa: S105 - a file's name
 SWEEP_EVERY = timedelta(seconds=2)
@@ -77,6 +82,11 @@ class Management:
 def start_logging(settings: Settings, *, service: str) -> None:
     """One chain for everything that this process says, redacted last; refuses to go on if it does not redact."""
     configure_logging(log_format=settings.log_format, service=service)
+
+
+def tie_to_parent() -> None:
+    """Ends this process when the one that started it is gone, so that a killed service leaves nothing serving."""
+    end_with_parent()
 
 
 def open_database(settings: Settings, stack: ExitStack) -> tuple[str, EmbeddedPostgres | None]:
@@ -160,6 +170,7 @@ def http_app() -> ASGIApp:
     """The application of one serving process, built from its environment; granian calls this in each worker."""
     settings = Settings.read()
     start_logging(settings, service="serve")
+    tie_to_parent()
     with ExitStack() as stack:
         conninfo, _ = open_database(settings, stack)
         core = open_core(settings, conninfo, stack)

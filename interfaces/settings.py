@@ -72,7 +72,7 @@ class Settings:
             database_url=values.secret("DATABASE_URL"),
             secret_keys=tuple((values.secret("SECRET_KEYS") or "").replace(",", "\n").split()),
             host=values.text("HOST") or default.host,
-            port=values.number("PORT", default.port, low=0, high=65_535),
+            port=values.number("PORT", default.port, low=1, high=65_535),
             workers=values.number("WORKERS", default.workers, low=1, high=256),
             environments=frozenset(values.listed("ENVIRONMENTS", Environment)) or default.environments,
             access_log_durability=values.choice("ACCESS_LOG_DURABILITY", ("commit", "buffered"), "commit"),

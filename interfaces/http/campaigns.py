@@ -92,6 +92,4 @@ def create_campaign(
 
 def campaigns_router() -> Router:
     """The routes of this module."""
-    return Router(
-        "/api/campaigns", route_handlers=[list_campaigns, get_campaign, create_campaign], tags=["Campaigns"]
-    )
+    return Router("/api/campaigns", route_handlers=[list_campaigns, get_campaign, create_campaign], tags=["Campaigns"])

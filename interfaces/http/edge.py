@@ -51,8 +51,8 @@ class Edge:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except Exception as error:  # noqa: BLE001 - the last layer: whatever breaks above is an opaque 500, and logged
-            log.error("unhandled_error", request_id=record.request_id, exc_info=error)
+        except Exception:
+            log.exception("unhandled_error", request_id=record.request_id)
             if not status:
                 await INTERNAL_ERROR(scope, receive, send_with_id)
         finally:

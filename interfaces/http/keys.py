@@ -28,7 +28,9 @@ READ = {"need": Need(scope=Scope.parse("keys:read"))}
 WRITE = {"need": Need(scope=Scope.parse("keys:write"))}
 Expiry = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset, in the future.")]
 Scoped = Annotated[list[str], Meta(examples=[["campaigns:read"]], description="null is full access.")]
-Addresses = Annotated[list[str], Meta(examples=[["203.0.113.0/24"]], description="CIDRs or addresses; null is anywhere.")]
+Addresses = Annotated[
+    list[str], Meta(examples=[["203.0.113.0/24"]], description="CIDRs or addresses; null is anywhere.")
+]
 
 
 class CreateKey(msgspec.Struct, forbid_unknown_fields=True):

@@ -1,0 +1,180 @@
+"""`keyledger serve`: the database, the serving processes and the background process, started and ended together."""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from threading import Event as Flag
+from time import monotonic
+
+import structlog
+
+from application.keys import NewKey
+from domain.access import Plan
+from domain.credential import Environment, Secret
+from domain.events import Origin
+from domain.naming import Name
+from interfaces.bootstrap import (
+    management,
+    migrate_database,
+    open_core,
+    open_database,
+    secret_file,
+    start_logging,
+)
+from interfaces.settings import Settings
+
+CHECK_SECONDS = 1.0
+STOP_SECONDS = 20
+READY_SECONDS = 60
+QUICK_END_SECONDS = 5
+QUICK_ENDS_MAX = 3
+UNAVAILABLE = 5
+
+log = structlog.get_logger()
+
+
+class Child:
+    """One of our processes: started again when it ends, given up when it ends at once several times."""
+
+    def __init__(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
+        self.name = name
+        self._command = command
+        self._environment = dict(environment)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._quick_ends = 0
+
+    def start(self) -> None:
+        """Starts it in a session of its own: Ctrl-C reaches this process alone, which ends its children in order."""
+        self._started = monotonic()
+        self._process = subprocess.Popen(self._command, env=self._environment, start_new_session=True)  # noqa: S603 - our own
+
+    def keep(self) -> bool:
+        """Starts it again if it has ended; False when it cannot be kept."""
+        if self._process is None or self._process.poll() is None:
+            return True
+        log.error("process_ended", process=self.name, code=self._process.returncode)
+        self._quick_ends = self._quick_ends + 1 if monotonic() - self._started < QUICK_END_SECONDS else 0
+        if self._quick_ends >= QUICK_ENDS_MAX:
+            return False
+        self.start()
+        return True
+
+    def stop(self) -> None:
+        """Asks it to end."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def join(self) -> None:
+        """Waits for its end; kills it when it does not come."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.warning("process_killed", process=self.name)
+            self._process.kill()
+            self._process.wait()
+
+
+def serve(settings: Settings) -> int:
+    """Runs until SIGTERM or SIGINT; the exit code: 0 after a stop, 5 when the service cannot be kept running."""
+    stop = Flag()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    start_logging(settings, service="serve")
+    if not _port_is_free(settings):
+        print(f"keyledger: {settings.host}:{settings.port} is in use (KEYLEDGER_PORT)", file=sys.stderr)  # noqa: T201 - talk
+        return UNAVAILABLE
+    with ExitStack() as stack:
+        conninfo, embedded = open_database(settings, stack)
+        migrate_database(conninfo)
+        demo = _demo(settings, conninfo) if settings.demo else None
+        children = [
+            Child(name, [sys.executable, "-m", *module], _environment(settings, conninfo))
+            for name, module in (("http", ["interfaces.http.server"]), ("work", ["interfaces.cli.main", "work"]))
+        ]
+        for child in children:
+            stack.callback(child.join)
+        for child in children:
+            stack.callback(child.stop)
+            child.start()
+        _announce(settings, demo, stop)
+        while not stop.wait(CHECK_SECONDS):
+            if embedded is not None:
+                embedded.ensure_running()
+            if not all(child.keep() for child in children):
+                return UNAVAILABLE
+    return 0
+
+
+def _environment(settings: Settings, conninfo: str) -> dict[str, str]:
+    environment = dict(os.environ)  # noqa: TID251 - handed on to our own processes, not read
+    if settings.database_url is None:
+        # They use the cluster that this process holds, and the secrets beside it.
+        environment["KEYLEDGER_DATABASE_URL"] = conninfo
+        environment.setdefault("KEYLEDGER_SECRET_KEYS_FILE", str(secret_file(settings)))
+    environment["KEYLEDGER_LOG_FORMAT"] = settings.log_format
+    return environment
+
+
+def _port_is_free(settings: Settings) -> bool:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError:
+            return False
+    return True
+
+
+def _demo(settings: Settings, conninfo: str) -> Secret | None:
+    """On the first start, an account with a campaign and a key; its secret, None ever after."""
+    with ExitStack() as stack:
+        manage = management(open_core(settings, conninfo, stack))
+        if manage.accounts.page(limit=1):
+            return None
+        by = Origin("system:demo", manage.new_request_id(), manage.clock.now())
+        account = manage.accounts.open(name=Name("Demo"), email="demo@example.com", plan=Plan.SCALE, by=by)
+        manage.campaigns.create(
+            account_id=account.account_id, environment=Environment.LIVE, name=Name("Backend engineers"), by=by
+        )
+        new = NewKey(name=Name("Demo key"), environment=Environment.LIVE)
+        return manage.keys.create(account_id=account.account_id, new=new, by=by).secret
+
+
+def _announce(settings: Settings, demo: Secret | None, stop: Flag) -> None:
+    url = f"http://{settings.host}:{settings.port}"
+    if not _wait(lambda: _is_ready(settings), stop):
+        return
+    print(f"Keyledger serves on {url} (Ctrl-C stops it)", file=sys.stderr, flush=True)  # noqa: T201 - as above
+    if demo is not None:
+        print("Your first API key, shown once:", flush=True)  # noqa: T201 - the command\'s own output
+        print(f"  {demo.reveal()}", flush=True)  # noqa: T201 - the command\'s own output
+        print("Use it:", flush=True)  # noqa: T201 - the command\'s own output
+        print(f'  curl {url}/api/campaigns -H "Authorization: Bearer {demo.reveal()}"', flush=True)  # noqa: T201 - the command\'s own output
+
+
+def _wait(condition: Callable[[], bool], stop: Flag) -> bool:
+    end = monotonic() + READY_SECONDS
+    while monotonic() < end and not stop.wait(0.05):
+        if condition():
+            return True
+    return False
+
+
+def _is_ready(settings: Settings) -> bool:
+    connection = http.client.HTTPConnection(settings.host, settings.port, timeout=2)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == http.client.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()
