@@ -8,7 +8,7 @@ from typing import Self
 import psycopg
 from psycopg import Connection, Cursor
 from psycopg.rows import TupleRow
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool
 
 from domain.errors import UnavailableError
 
@@ -66,7 +66,10 @@ class Database:
         try:
             with self._pool.connection() as connection:
                 yield connection
-        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            # What broke one connection has most likely broken the idle ones too: they are replaced now, so that a
+            # restart of PostgreSQL costs one refusal and not one for each connection.
+            self._pool.check()
             raise UnavailableError(_GONE, context={"reason": str(error)}) from error
 
     @contextmanager
