@@ -1,13 +1,13 @@
 """What the use cases need from outside, each a role; infrastructure supplies them, tests/contracts holds both to it."""
 
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from domain.api_key import KeyStatus
 from domain.credential import Environment
+from domain.errors import UnavailableError
 from domain.ids import AccountId, CampaignId, KeyId, RunId
 from domain.verdict import KeyFacts
 
@@ -234,12 +234,20 @@ class AccessRow:
 
 
 class AccessLog(Protocol):
-    """The writer of access rows, one per serving process."""
+    """The writer of access rows, one per serving process. Rows of one process are committed in order."""
 
-    def write(self, row: AccessRow) -> "Future[None]":
-        """Queues the row; the future is done when the row is committed, and holds UnavailableError when it cannot be.
+    @property
+    def buffered(self) -> bool:
+        """Whether a row counts as written when it is queued, and not only when it is committed."""
+        ...
 
-        Raises UnavailableError at once when the queue is full. Rows of one process are committed in order.
+    def submit(
+        self, row: AccessRow, waiter: object, deliver: Callable[[Sequence[Any], UnavailableError | None], None]
+    ) -> None:
+        """Queues the row; UnavailableError at once when the queue is full.
+
+        ``deliver`` is called once for each batch, in another thread, with the batch's waiters and None when their rows
+        are committed, or the error when they were given up.
         """
         ...
 

@@ -12,7 +12,7 @@ from threading import Event as Flag
 
 from application.usage import Settlement
 from infrastructure.postgres.access_log import AccessLogPartitions, PostgresAccessLog
-from infrastructure.postgres.usage import PostgresSettlementRows, PostgresUsage, UsageHistory, UsageTotals
+from infrastructure.postgres.usage import PostgresUnsettledRows, PostgresUsage, UsageHistory, UsageTotals
 from litestar.types import ASGIApp
 
 from application.accounts import AccountManagement
@@ -22,7 +22,7 @@ from application.deadlines import Deadlines
 from application.freshness import ReadThrough
 from application.keys import KeyManagement
 from application.ledger import Ledger
-from domain.ids import RequestId, RunId
+from domain.ids import RequestId
 from infrastructure.embedded_postgres import EmbeddedPostgres
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
 from infrastructure.hashing import BcryptVerifier, SecretRing, load_or_create
@@ -177,14 +177,16 @@ def http_app() -> ASGIApp:
         manage = management(core)
         threads = ThreadPoolExecutor(settings.database_connections, thread_name_prefix="authenticate")
         stack.callback(threads.shutdown, cancel_futures=True)
-        access_log = PostgresAccessLog(
-            conninfo,
-            run_id=core.entropy.new(RunId),
-            durability=settings.access_log_durability,
-            entropy=core.entropy,
-            host=f"{platform.node()}:{os.getpid()}",
+        access_log = stack.enter_context(
+            PostgresAccessLog(
+                conninfo,
+                entropy=core.entropy,
+                host=platform.node(),
+                process_id=os.getpid(),
+                buffered=settings.access_log_durability == "buffered",
+                window=settings.settlement_window,
+            )
         )
-        stack.enter_context(access_log)
         authenticator = Authenticator(
             keys=core.keys,
             hashes=core.ring,
@@ -213,12 +215,8 @@ def run_background(settings: Settings, stop: Flag) -> None:
         conninfo, _ = open_database(settings, stack)
         core = open_core(settings, conninfo, stack)
         deadlines = Deadlines(ledger=core.ledger, due=core.keys, clock=core.clock, entropy=core.entropy)
-        settlement = Settlement(
-            ledger=core.ledger,
-            rows=PostgresSettlementRows(core.database),
-            entropy=core.entropy,
-            window=settings.settlement_window,
-        )
+        unsettled = PostgresUnsettledRows(core.database, window=settings.settlement_window)
+        settlement = Settlement(core.ledger, unsettled, core.entropy)
         partitions = AccessLogPartitions(core.database)
         jobs = {
             "settlement": Job(settings.settlement_window, lambda: settlement.settle(core.clock.now())),

@@ -4,6 +4,7 @@ With `commit` durability nothing of an answer is sent before its row is committe
 """
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -87,7 +88,14 @@ class Gate:
             client_ip=None if record.client is None else str(record.client),
             request_id=record.request_id,
         )
-        await asyncio.wrap_future(self._keeper.access_log.write(row))
+        log = self._keeper.access_log
+        if log.buffered:
+            log.submit(row, None, _nobody_waits)
+            return
+        loop = asyncio.get_running_loop()
+        committed: asyncio.Future[None] = loop.create_future()
+        log.submit(row, committed, partial(_deliver, loop))
+        await committed
 
 
 def refusal_of(authentication: Authentication, need: Need) -> KeyledgerError | None:
@@ -98,6 +106,25 @@ def refusal_of(authentication: Authentication, need: Need) -> KeyledgerError | N
     if verdict.is_credential_refusal:
         return UnauthenticatedError()
     return ForbiddenError(scope=need.scope if verdict is Verdict.INSUFFICIENT_SCOPE else None)
+
+
+def _deliver(loop: asyncio.AbstractEventLoop, waiters: Sequence[Any], error: UnavailableError | None) -> None:
+    # One wake-up of the event loop for the whole batch, not one for each row.
+    loop.call_soon_threadsafe(_resolve, waiters, error)
+
+
+def _resolve(waiters: Sequence["asyncio.Future[None]"], error: UnavailableError | None) -> None:
+    for waiter in waiters:
+        if waiter.done():
+            continue  # the client has gone
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
+
+
+def _nobody_waits(waiters: Sequence[Any], error: UnavailableError | None) -> None:
+    del waiters, error
 
 
 def _status(held: list[Message]) -> int:
