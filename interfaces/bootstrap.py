@@ -10,9 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Event as Flag
 
-from application.usage import Settlement
-from infrastructure.postgres.access_log import AccessLogPartitions, PostgresAccessLog
-from infrastructure.postgres.usage import PostgresUnsettledRows, PostgresUsage, UsageHistory, UsageTotals
 from litestar.types import ASGIApp
 
 from application.accounts import AccountManagement
@@ -22,11 +19,13 @@ from application.deadlines import Deadlines
 from application.freshness import ReadThrough
 from application.keys import KeyManagement
 from application.ledger import Ledger
-from domain.ids import RequestId
+from application.usage import Settlement
+from domain.ids import RequestId, RunId
 from infrastructure.embedded_postgres import EmbeddedPostgres
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
 from infrastructure.hashing import BcryptVerifier, SecretRing, load_or_create
-from infrastructure.observability import SERVER_LOGGING, configure_logging, log_request
+from infrastructure.observability import SERVER_LOGGING, assert_redacting, configure_logging, log_request
+from infrastructure.postgres.access_log import PostgresAccessLog
 from infrastructure.postgres.accounts import AccountsView, PostgresAccounts
 from infrastructure.postgres.campaigns import CampaignsView, PostgresCampaigns
 from infrastructure.postgres.health import PostgresHealth
@@ -34,6 +33,7 @@ from infrastructure.postgres.history import PostgresHistory
 from infrastructure.postgres.keys import KeysView, PostgresKeys
 from infrastructure.postgres.migrate import migrate
 from infrastructure.postgres.pool import Database
+from infrastructure.postgres.usage import PostgresUnsettledRows, PostgresUsage, UsageHistory, UsageTotals
 from infrastructure.projections import Rebuilder, Tailer
 from infrastructure.scheduler import Job, Leader
 from infrastructure.system import SystemClock, SystemEntropy, end_with_parent
@@ -81,7 +81,8 @@ class Management:
 
 def start_logging(settings: Settings, *, service: str) -> None:
     """One chain for everything that this process says, redacted last; refuses to go on if it does not redact."""
-    configure_logging(log_format=settings.log_format, service=service)
+    configure_logging(format=settings.log_format, level="info", service=service)
+    assert_redacting()
 
 
 def tie_to_parent() -> None:
@@ -181,9 +182,9 @@ def http_app() -> ASGIApp:
             PostgresAccessLog(
                 conninfo,
                 entropy=core.entropy,
-                host=platform.node(),
-                process_id=os.getpid(),
-                buffered=settings.access_log_durability == "buffered",
+                run_id=core.entropy.new(RunId),
+                host=f"{platform.node()}:{os.getpid()}",
+                durability=settings.access_log_durability,
                 window=settings.settlement_window,
             )
         )
@@ -217,14 +218,12 @@ def run_background(settings: Settings, stop: Flag) -> None:
         deadlines = Deadlines(ledger=core.ledger, due=core.keys, clock=core.clock, entropy=core.entropy)
         unsettled = PostgresUnsettledRows(core.database, window=settings.settlement_window)
         settlement = Settlement(core.ledger, unsettled, core.entropy)
-        partitions = AccessLogPartitions(core.database)
         jobs = {
             "settlement": Job(settings.settlement_window, lambda: settlement.settle(core.clock.now())),
             "retirement": Job(SWEEP_EVERY, deadlines.retire),
             "expiry": Job(SWEEP_EVERY, deadlines.expire),
             "rotation": Job(SWEEP_EVERY, deadlines.flag_rotation),
             "grace": Job(SWEEP_EVERY, deadlines.begin_grace),
-            "partitions": Job(PARTITIONS_EVERY, lambda: partitions.ensure_partitions(days_ahead=3)),
         }
         tailer = Tailer(core.database, core.recorder, [UsageHistory()])
         Leader(conninfo, jobs=jobs, followers={"tailer": tailer.run}).run(stop)

@@ -2,7 +2,6 @@
 
 import http.client
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from interfaces.bootstrap import (
     start_logging,
 )
 from interfaces.settings import Settings
+from interfaces.stopping import stop_on_signals
 
 CHECK_SECONDS = 1.0
 STOP_SECONDS = 20
@@ -84,9 +84,7 @@ class Child:
 
 def serve(settings: Settings) -> int:
     """Runs until SIGTERM or SIGINT; the exit code: 0 after a stop, 5 when the service cannot be kept running."""
-    stop = Flag()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     start_logging(settings, service="serve")
     if not _port_is_free(settings):
         print(f"keyledger: {settings.host}:{settings.port} is in use (KEYLEDGER_PORT)", file=sys.stderr)  # noqa: T201 - talk

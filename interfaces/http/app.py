@@ -24,7 +24,7 @@ from interfaces.http.gate import Gate, Gatekeeper
 from interfaces.http.health import health_router
 from interfaces.http.keys import keys_router
 from interfaces.http.request import TrustedProxies
-from interfaces.http.schema import DESCRIPTION, error_responses
+from interfaces.http.schema import DESCRIPTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,6 @@ def create_app(services: HttpServices) -> ASGIApp:
         route_handlers=[keys_router(), campaigns_router()],
         middleware=[DefineMiddleware(Gate, keeper=services.gatekeeper)],
         dependencies=caller_dependencies(services.gatekeeper.clock),
-        responses=error_responses(),
         security=[{"apiKey": []}],
     )
     app = Litestar(

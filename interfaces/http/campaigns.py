@@ -5,6 +5,7 @@ from typing import Self
 
 import msgspec
 from litestar import Router, get, post
+from litestar.params import FromPath, JSONBody
 
 from application.authentication import Need
 from application.campaigns import CampaignManagement
@@ -18,6 +19,7 @@ from domain.naming import Name
 from domain.verdict import KeyFacts
 from interfaces.http.caller import parsed
 from interfaces.http.paging import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from interfaces.http.schema import ERRORS
 
 READ = {"need": Need(Scope.parse("campaigns:read"), Feature.CAMPAIGNS)}
 WRITE = {"need": Need(Scope.parse("campaigns:write"), Feature.CAMPAIGNS)}
@@ -43,7 +45,7 @@ class CampaignBody(msgspec.Struct):
         return cls(campaign.campaign_id, campaign.name, campaign.environment, campaign.created_at)
 
 
-@get("/", opt=READ, sync_to_thread=True, summary="List campaigns")
+@get("/", opt=READ, responses=ERRORS, sync_to_thread=True, summary="List campaigns")
 def list_campaigns(
     caller: KeyFacts,
     campaign_management: CampaignManagement,
@@ -63,8 +65,8 @@ def list_campaigns(
     return Page([CampaignBody.of(campaign) for campaign in campaigns[:limit]], pager.cursor(positions, limit=limit))
 
 
-@get("/{campaign_id:str}", opt=READ, sync_to_thread=True, summary="Get a campaign")
-def get_campaign(campaign_id: str, caller: KeyFacts, campaign_management: CampaignManagement) -> CampaignBody:
+@get("/{campaign_id:str}", opt=READ, responses=ERRORS, sync_to_thread=True, summary="Get a campaign")
+def get_campaign(campaign_id: FromPath[str], caller: KeyFacts, campaign_management: CampaignManagement) -> CampaignBody:
     """One campaign; an unknown one and another account's are the same 403."""
     try:
         parsed_id = CampaignId.parse(campaign_id)
@@ -76,9 +78,9 @@ def get_campaign(campaign_id: str, caller: KeyFacts, campaign_management: Campai
     return CampaignBody.of(campaign)
 
 
-@post("/", status_code=201, opt=WRITE, sync_to_thread=True, summary="Create a campaign")
+@post("/", status_code=201, opt=WRITE, responses=ERRORS, sync_to_thread=True, summary="Create a campaign")
 def create_campaign(
-    data: CreateCampaign, caller: KeyFacts, origin: Origin, campaign_management: CampaignManagement
+    data: JSONBody[CreateCampaign], caller: KeyFacts, origin: Origin, campaign_management: CampaignManagement
 ) -> CampaignBody:
     """A new campaign in the key's environment."""
     campaign = campaign_management.create(

@@ -1,6 +1,6 @@
 """The outermost layer: every request gets an id and one log line, and every answer carries the id."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, cast
 
@@ -45,8 +45,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers: Sequence[tuple[bytes, bytes]] = message.get("headers", [])
-                message["headers"] = [*headers, (b"x-request-id", record.request_id.encode())]
+                message["headers"] = [*message["headers"], (b"x-request-id", record.request_id.encode())]
             await send(message)
 
         try:

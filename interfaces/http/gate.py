@@ -6,6 +6,7 @@ With `commit` durability nothing of an answer is sent before its row is committe
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -109,8 +110,9 @@ def refusal_of(authentication: Authentication, need: Need) -> KeyledgerError | N
 
 
 def _deliver(loop: asyncio.AbstractEventLoop, waiters: Sequence[Any], error: UnavailableError | None) -> None:
-    # One wake-up of the event loop for the whole batch, not one for each row.
-    loop.call_soon_threadsafe(_resolve, waiters, error)
+    # One wake-up of the event loop for the whole batch, not one for each row. A loop that has closed has no waiters.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(_resolve, waiters, error)
 
 
 def _resolve(waiters: Sequence["asyncio.Future[None]"], error: UnavailableError | None) -> None:

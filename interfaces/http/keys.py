@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 import msgspec
 from litestar import Response, Router, get, patch, post
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from msgspec import UNSET, Meta, UnsetType
 
 from application.authentication import Need
@@ -21,6 +21,7 @@ from domain.naming import Name
 from domain.verdict import KeyFacts
 from interfaces.http.caller import parsed
 from interfaces.http.paging import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from interfaces.http.schema import ERRORS
 
 NO_STORE = {"Cache-Control": "no-store"}
 NOTE_CHARACTERS_MAX = 500
@@ -88,25 +89,25 @@ class KeyBody(msgspec.Struct):
     retires_at: datetime | None
 
     @classmethod
-    def of(cls, key: ManagedKey, **more: Any) -> Self:
+    def of(cls, managed: ManagedKey, /, **more: Any) -> Self:
         """The body of a managed key; a key that its rotation retired counts as revoked at that instant."""
-        view = key.view
+        view = managed.view
         revoked_at = view.revoked_at
-        if revoked_at is None and key.status is KeyStatus.REVOKED:
+        if revoked_at is None and managed.status is KeyStatus.REVOKED:
             revoked_at = view.retires_at
         return cls(
             id=view.key_id,
             name=view.name,
             environment=view.environment,
             prefix=view.prefix,
-            status=key.status,
+            status=managed.status,
             scopes=None if view.scopes is None else list(view.scopes),
             allowed_ips=None if view.allowed_ips is None else list(view.allowed_ips),
             created_at=view.created_at,
             expires_at=view.expires_at,
-            last_used_at=key.usage.last_used_at,
-            request_count=key.usage.requests,
-            failed_attempts=key.usage.failed_attempts,
+            last_used_at=managed.usage.last_used_at,
+            request_count=managed.usage.requests,
+            failed_attempts=managed.usage.failed_attempts,
             rotation_due_at=view.rotation_due_at,
             revoked_at=revoked_at,
             lineage_id=view.lineage_id,
@@ -153,9 +154,9 @@ class EventBody(msgspec.Struct):
     data: dict[str, Any]
 
 
-@post("/", status_code=201, opt=WRITE, sync_to_thread=True, summary="Create API key")
+@post("/", status_code=201, opt=WRITE, responses=ERRORS, sync_to_thread=True, summary="Create API key")
 def create_key(
-    data: CreateKey, caller: KeyFacts, origin: Origin, key_management: KeyManagement
+    data: JSONBody[CreateKey], caller: KeyFacts, origin: Origin, key_management: KeyManagement
 ) -> Response[IssuedKeyBody]:
     """Creates a key. The answer is the only one that ever holds `key`."""
     new = NewKey(
@@ -168,13 +169,13 @@ def create_key(
     return _issued(key_management.create(account_id=caller.account_id, new=new, by=origin))
 
 
-@get("/", opt=READ, sync_to_thread=True, summary="List API keys")
+@get("/", opt=READ, responses=ERRORS, sync_to_thread=True, summary="List API keys")
 def list_keys(  # noqa: PLR0913, PLR0917 - a listing's filters arrive as arguments
     caller: KeyFacts,
     key_management: KeyManagement,
     cursors: Cursors,
-    environment: Environment | None = None,
-    key_status: Annotated[KeyStatus | None, Parameter(query="status")] = None,
+    environment: FromQuery[Environment | None] = None,
+    key_status: Annotated[KeyStatus | None, QueryParameter(name="status")] = None,
     limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
 ) -> Page[KeyBody]:
@@ -191,15 +192,15 @@ def list_keys(  # noqa: PLR0913, PLR0917 - a listing's filters arrive as argumen
     return Page([KeyBody.of(key) for key in keys[:limit]], pager.cursor(positions, limit=limit))
 
 
-@get("/{key_id:str}", opt=READ, sync_to_thread=True, summary="Get an API key")
-def get_key(key_id: str, caller: KeyFacts, key_management: KeyManagement) -> KeyBody:
+@get("/{key_id:str}", opt=READ, responses=ERRORS, sync_to_thread=True, summary="Get an API key")
+def get_key(key_id: FromPath[str], caller: KeyFacts, key_management: KeyManagement) -> KeyBody:
     """One key, without its secret."""
     return KeyBody.of(key_management.get(account_id=caller.account_id, key_id=_key_id(key_id)))
 
 
-@patch("/{key_id:str}", opt=WRITE, sync_to_thread=True, summary="Change an API key")
+@patch("/{key_id:str}", opt=WRITE, responses=ERRORS, sync_to_thread=True, summary="Change an API key")
 def change_key(
-    key_id: str, data: ChangeKey, caller: KeyFacts, origin: Origin, key_management: KeyManagement
+    key_id: FromPath[str], data: JSONBody[ChangeKey], caller: KeyFacts, origin: Origin, key_management: KeyManagement
 ) -> KeyBody:
     """Renames a key, or changes its scopes or networks; holds everywhere when answered."""
     change = KeyChange(
@@ -211,9 +212,20 @@ def change_key(
     return KeyBody.of(key)
 
 
-@post("/{key_id:str}/rotate", status_code=201, opt=WRITE, sync_to_thread=True, summary="Rotate an API key")
+@post(
+    "/{key_id:str}/rotate",
+    status_code=201,
+    opt=WRITE,
+    responses=ERRORS,
+    sync_to_thread=True,
+    summary="Rotate an API key",
+)
 def rotate_key(
-    key_id: str, caller: KeyFacts, origin: Origin, key_management: KeyManagement, data: RotateKey | None = None
+    key_id: FromPath[str],
+    caller: KeyFacts,
+    origin: Origin,
+    key_management: KeyManagement,
+    data: JSONBody[RotateKey | None] = None,
 ) -> Response[IssuedKeyBody]:
     """Makes the key's successor; the key itself stays accepted for the grace period."""
     asked = data or RotateKey()
@@ -227,9 +239,20 @@ def rotate_key(
     return _issued(issued)
 
 
-@post("/{key_id:str}/revoke", status_code=200, opt=WRITE, sync_to_thread=True, summary="Revoke an API key")
+@post(
+    "/{key_id:str}/revoke",
+    status_code=200,
+    opt=WRITE,
+    responses=ERRORS,
+    sync_to_thread=True,
+    summary="Revoke an API key",
+)
 def revoke_key(
-    key_id: str, caller: KeyFacts, origin: Origin, key_management: KeyManagement, data: RevokeKey | None = None
+    key_id: FromPath[str],
+    caller: KeyFacts,
+    origin: Origin,
+    key_management: KeyManagement,
+    data: JSONBody[RevokeKey | None] = None,
 ) -> RevokedKeyBody:
     """Ends the key. When this answers, no process accepts it any more."""
     asked = data or RevokeKey()
@@ -239,21 +262,35 @@ def revoke_key(
     return RevokedKeyBody.of(key, receipt=ReceiptBody.of(freshness))
 
 
-@post("/{key_id:str}/disable", status_code=200, opt=WRITE, sync_to_thread=True, summary="Disable an API key")
-def disable_key(key_id: str, caller: KeyFacts, origin: Origin, key_management: KeyManagement) -> KeyBody:
+@post(
+    "/{key_id:str}/disable",
+    status_code=200,
+    opt=WRITE,
+    responses=ERRORS,
+    sync_to_thread=True,
+    summary="Disable an API key",
+)
+def disable_key(key_id: FromPath[str], caller: KeyFacts, origin: Origin, key_management: KeyManagement) -> KeyBody:
     """Stops the key, reversibly; refused like a revoked key while disabled."""
     return KeyBody.of(key_management.disable(account_id=caller.account_id, key_id=_key_id(key_id), by=origin))
 
 
-@post("/{key_id:str}/enable", status_code=200, opt=WRITE, sync_to_thread=True, summary="Enable an API key")
-def enable_key(key_id: str, caller: KeyFacts, origin: Origin, key_management: KeyManagement) -> KeyBody:
+@post(
+    "/{key_id:str}/enable",
+    status_code=200,
+    opt=WRITE,
+    responses=ERRORS,
+    sync_to_thread=True,
+    summary="Enable an API key",
+)
+def enable_key(key_id: FromPath[str], caller: KeyFacts, origin: Origin, key_management: KeyManagement) -> KeyBody:
     """Lets a disabled key run again."""
     return KeyBody.of(key_management.enable(account_id=caller.account_id, key_id=_key_id(key_id), by=origin))
 
 
-@get("/{key_id:str}/events", opt=READ, sync_to_thread=True, summary="A key's history")
+@get("/{key_id:str}/events", opt=READ, responses=ERRORS, sync_to_thread=True, summary="A key's history")
 def list_key_events(  # noqa: PLR0913, PLR0917 - as list_keys
-    key_id: str,
+    key_id: FromPath[str],
     caller: KeyFacts,
     key_management: KeyManagement,
     cursors: Cursors,

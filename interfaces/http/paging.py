@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import Annotated, Generic, TypeVar
 
 import msgspec
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from application.ports import Cursors
 from domain.errors import MalformedError
 
 Item = TypeVar("Item")
-Limit = Annotated[int, Parameter(ge=1, le=100, description="How many at most.")]
-Cursor = Annotated[str | None, Parameter(max_length=512, description="`next_cursor` of the page before.")]
+Limit = Annotated[int, QueryParameter(ge=1, le=100, description="How many at most.")]
+Cursor = Annotated[str | None, QueryParameter(max_length=512, description="`next_cursor` of the page before.")]
 LIMIT_DEFAULT = 50
 
 

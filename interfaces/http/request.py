@@ -67,7 +67,7 @@ def client_of(scope: Scope, trusted: TrustedProxies) -> Address | None:
 
     None when no address can be told. A forwarded hop that cannot be read ends the walk at the proxy that sent it.
     """
-    peer = scope.get("client")
+    peer: tuple[str, int] | None = scope["client"]
     address = parse_address(peer[0]) if peer else None
     if address is None or not _is_trusted(address, trusted):
         return address

@@ -31,16 +31,15 @@ class ErrorBody(msgspec.Struct):
     error: ErrorWords
 
 
-def error_responses() -> dict[int, ResponseSpec]:
-    """The errors that any protected route may answer with."""
-    words = {
-        400: "`BAD_REQUEST`: unreadable JSON, or a cursor of another list",
-        401: "`UNAUTHORIZED`, `Invalid API key`: no key, or one that is not accepted, whatever the reason",
-        403: "`FORBIDDEN`, `Insufficient permissions for this resource`: scope, network, plan, or another account's",
-        404: "`NOT_FOUND`: no such thing in this account",
-        409: "`CONFLICT`: the object's state does not allow it",
-        422: "`VALIDATION_FAILED`: `details` names each field",
-        429: "`RATE_LIMITED`: too many failed attempts; see `Retry-After`",
-        503: "`UNAVAILABLE`: the service cannot prove that a key is still valid",
-    }
-    return {status: ResponseSpec(ErrorBody, description=text) for status, text in words.items()}
+_WORDS = {
+    400: "`BAD_REQUEST`: unreadable JSON, or a cursor of another list",
+    401: "`UNAUTHORIZED`, `Invalid API key`: no key, or one that is not accepted, whatever the reason",
+    403: "`FORBIDDEN`, `Insufficient permissions for this resource`: scope, network, plan, or another account's",
+    404: "`NOT_FOUND`: no such thing in this account",
+    409: "`CONFLICT`: the object's state does not allow it",
+    422: "`VALIDATION_FAILED`: `details` names each field",
+    429: "`RATE_LIMITED`: too many failed attempts; see `Retry-After`",
+    503: "`UNAVAILABLE`: the service cannot prove that a key is still valid",
+}
+ERRORS = {status: ResponseSpec(ErrorBody, description=words) for status, words in _WORDS.items()}
+"""The errors that any protected route may answer with."""

@@ -1,6 +1,7 @@
 """The serving processes: granian with one worker a process, each building the application from its environment."""
 
 from granian.constants import HTTPModes, Interfaces, Loops
+from granian.http import HTTP1Settings
 from granian.server import Server
 
 from interfaces.bootstrap import SERVER_LOGGING, start_logging, tie_to_parent
@@ -9,6 +10,8 @@ from interfaces.settings import Settings
 RESPAWN_SECONDS = 0.5
 KILL_AFTER_SECONDS = 15
 BACKLOG = 1024
+HEADER_READ_MS = 10_000
+HEADER_BYTES_MAX = 16_384
 
 
 def main() -> None:
@@ -25,6 +28,7 @@ def main() -> None:
         workers=settings.workers,
         loop=Loops.uvloop,
         http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_READ_MS, max_buffer_size=HEADER_BYTES_MAX),
         websockets=False,
         backlog=BACKLOG,
         respawn_failed_workers=True,
