@@ -1,18 +1,18 @@
 """Settlement: the rows of the access log become events, each row once, whatever crashes.
 
 A run's rows are read behind its watermark and appended to its own stream; the version of that stream decides between
-concurrent settlements, and the watermark moves in the transaction of the event. So it is enough to call ``settle`` again.
+concurrent settlements, and the watermark moves in the transaction of the event. So after any failure it is enough to
+call ``settle`` again.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import msgspec
 from eventsourcing.persistence import IntegrityError
 
-from application.event_json import rfc3339
 from application.ledger import Ledger
 from application.ports import AccessRow, Entropy
 from domain.events import Origin
@@ -23,7 +23,8 @@ from domain.usage import KEYS_MAX, KeyUses, SettledRows, UsageRun
 ACTOR = "system:settlement"
 SILENCE = timedelta(seconds=60)
 
-_json = msgspec.json.Encoder()
+# Ids are subclasses of str, which the encoder does not take as they are.
+_json = msgspec.json.Encoder(enc_hook=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,12 @@ class LoggedRow:
 class OpenRun:
     """A run with rows to settle.
 
-    ``version`` and ``settled_through`` are the watermark's, 0 for a run without events. ``windows`` are the numbers of the
-    last rows of its windows that are over, oldest first; nothing is ever added to those.
+    ``version`` and ``settled_through`` are the watermark's, 0 for a run without events. ``windows`` are the numbers of
+    the last rows of its windows that are over, oldest first; nothing is ever added to those.
     """
 
     run_id: RunId
     host: str
-    process_id: int
     started_at: datetime
     version: int
     settled_through: int
@@ -65,11 +65,14 @@ class EndedRun:
     settled_through: int
 
 
-class UnsettledRows(Protocol):
+class SettlementRows(Protocol):
     """The access log behind its watermarks."""
 
-    def end_windows(self, now: datetime) -> None:
-        """Ends every run's window whose time is over at ``now``; its writer begins another with its next row."""
+    def end_windows(self, now: datetime, latest: datetime) -> None:
+        """Ends every window whose time is over at ``now``; its writer begins another with its next row.
+
+        A window that says that it ends after ``latest`` was begun by a clock since set back, and is ended, too.
+        """
         ...
 
     def open_runs(self) -> Sequence[OpenRun]:
@@ -91,10 +94,11 @@ class UnsettledRows(Protocol):
 class Settlement:
     """Moves committed rows into ``keys.used`` events; may run anywhere, any number of times at once."""
 
-    def __init__(self, ledger: Ledger, unsettled: UnsettledRows, entropy: Entropy) -> None:
+    def __init__(self, *, ledger: Ledger, rows: SettlementRows, entropy: Entropy, window: timedelta) -> None:
         self._ledger = ledger
-        self._unsettled = unsettled
+        self._rows = rows
         self._entropy = entropy
+        self._window = window
 
     def settle(self, now: datetime) -> int:
         """Settles the rows of every window that is over, closes the runs that are; answers the number of rows settled.
@@ -102,12 +106,10 @@ class Settlement:
         Rows that another settlement takes at the same time are its to count.
         """
         by = Origin(ACTOR, RequestId.from_entropy(self._entropy.bytes(16)), now)
-        self._unsettled.end_windows(now)
-        settled = sum(self._settle_run(run, by) for run in self._unsettled.open_runs())
-        for ended in self._unsettled.end_runs(now - SILENCE):
-            run = UsageRun.resume(
-                ended.run_id, version=ended.version, settled_through=ended.settled_through, as_of=now
-            )
+        self._rows.end_windows(now, now + 2 * self._window)
+        settled = sum(self._settle_run(run, by) for run in self._rows.open_runs())
+        for ended in self._rows.end_runs(now - SILENCE):
+            run = UsageRun.resume(ended.run_id, version=ended.version, settled_through=ended.settled_through, as_of=now)
             run.close(by=by)
             self._append(run)
         return settled
@@ -117,7 +119,7 @@ class Settlement:
         run = _resumed(open_run, by)
         rows = 0
         for through in open_run.windows:
-            parts = list(add_up(open_run.run_id, self._unsettled.rows(open_run.run_id, run.settled_through, through)))
+            parts = list(add_up(open_run.run_id, self._rows.rows(open_run.run_id, run.settled_through, through)))
             for part in parts:
                 run.settle(part, by=by)
             if not self._append(run):
@@ -135,9 +137,7 @@ class Settlement:
 
 def _resumed(run: OpenRun, by: Origin) -> UsageRun:
     if run.version == 0:
-        return UsageRun.start(
-            run.run_id, by=by, host=run.host, process_id=run.process_id, started_at=run.started_at
-        )
+        return UsageRun.start(run.run_id, by=by, host=run.host, started_at=run.started_at)
     return UsageRun.resume(run.run_id, version=run.version, settled_through=run.settled_through, as_of=by.at)
 
 
@@ -148,9 +148,10 @@ def row_bytes(run_id: RunId, logged: LoggedRow) -> bytes:
     client address, request id.
     """
     row = logged.row
+    at = row.occurred_at.astimezone(UTC)
     return logged.salt + _json.encode(
-        (run_id, logged.seq, rfc3339(row.occurred_at), row.method, row.endpoint, row.status, row.outcome, row.accepted,
-         row.key_id, row.account_id, row.key_hash, row.client_ip, row.request_id)
+        (run_id, logged.seq, at, row.method, row.endpoint, row.status, row.outcome, row.accepted, row.key_id,
+         row.account_id, row.key_hash, row.client_ip, row.request_id)
     )  # fmt: skip
 
 

@@ -1,0 +1,369 @@
+"""The access log's writer: one thread, one connection, one statement for whatever is queued (group commit).
+
+Exactly once, whatever breaks: rows are numbered in their run, and ``usage.write_rows`` moves the run from the last
+number written to the batch's last one, or does nothing. A batch whose outcome is unknown is simply sent again: if its
+first try was committed, or still holds the row's lock and then commits, the second finds the run moved on and writes
+nothing. Numbers are never given twice, so a batch that was given up and commits after all does no harm either.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from queue import Empty, SimpleQueue
+from threading import Event as Flag
+from threading import Thread
+from typing import Any, Literal, Self
+
+import psycopg
+import structlog
+from psycopg.abc import RV, PQGen
+from psycopg.rows import TupleRow
+
+from application.ports import AccessRow, Entropy
+from domain.errors import UnavailableError
+from domain.ids import RunId
+
+BATCH_ROWS_MAX = 1000  # some 20 ms of the database's time
+SALT_BYTES = 16
+TEXT_CHARACTERS_MAX = 512
+HEARTBEAT_SECONDS = 10.0
+PAUSE_SECONDS = (0.01, 0.05, 0.1, 0.2, 0.5)
+CLOSE_SECONDS = 5.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+log = structlog.get_logger()
+
+Durability = Literal["commit", "buffered"]
+Deliver = Callable[[Sequence[Any], UnavailableError | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    row: AccessRow
+    at: float  # monotonic seconds
+    waiter: Any
+    deliver: Deliver
+
+
+class _Connection(psycopg.Connection[TupleRow]):
+    """Gives up a statement after ``patience`` seconds, also when the server has stopped without closing the line."""
+
+    patience: float = 10.0
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        return super().wait(gen, interval, self.patience if timeout is None else timeout)
+
+
+class PostgresAccessLog:
+    """The port `AccessLog`, a context manager: entering starts the writer, leaving drains it for at most 5 s.
+
+    Durability ``commit``: a row is written when it is committed, and given up when it is not within ``patience``; it is
+    then not in the log, unless it was the very answer to the commit that got lost. ``buffered``: a row counts as
+    written when it is queued; rows are flushed every ``flush`` and kept while the database is away, and a kill -9 loses
+    those not flushed. ``window``: the longest that a settled window gets.
+    """
+
+    WRITE = """
+        SELECT usage.write_rows(
+            %(run)s, %(before)s, %(through)s, %(at)s, %(window_ends)s,
+            %(salts)s::bytea[], %(instants)s::timestamptz[], %(methods)s::text[], %(endpoints)s::text[],
+            %(statuses)s::smallint[], %(outcomes)s::text[], %(accepts)s::boolean[], %(keys)s::text[],
+            %(accounts)s::text[], %(hashes)s::text[], %(clients)s::text[], %(requests)s::text[])
+    """
+    WHERE_RUN_IS = """
+        SELECT (SELECT written_through FROM usage.writers WHERE run_id = %(run)s),
+               coalesce((SELECT settled_through FROM usage.runs WHERE run_id = %(run)s), 0)
+    """
+    BEGIN_RUN = """
+        INSERT INTO usage.writers (run_id, host, started_at, last_seen_at)
+        VALUES (%(run)s, %(host)s, clock_timestamp(), clock_timestamp()) ON CONFLICT DO NOTHING
+    """
+    HEARTBEAT = "UPDATE usage.writers SET last_seen_at = clock_timestamp() WHERE run_id = %(run)s"
+    ENSURE_PARTITION = "SELECT usage.ensure_partitions(%(day)s, %(day)s)"
+    CONFIGURE = (
+        "SELECT set_config('statement_timeout', '10s', false), set_config('lock_timeout', '10s', false),"
+        " set_config('timezone', 'UTC', false)"
+    )
+
+    def __init__(  # noqa: PLR0913 - settings with defaults
+        self,
+        conninfo: str,
+        *,
+        entropy: Entropy,
+        run_id: RunId,
+        host: str,
+        durability: Durability,
+        window: timedelta = timedelta(seconds=10),
+        flush: timedelta = timedelta(milliseconds=100),
+        patience: timedelta = timedelta(seconds=2),
+        queue_rows_max: int = 20_000,
+    ) -> None:
+        self._buffered = durability == "buffered"
+        self._conninfo = conninfo
+        self._entropy = entropy
+        self._host = host
+        self._window = window
+        self._flush_seconds = flush.total_seconds()
+        self._patience = patience.total_seconds()
+        self._queue_rows_max = queue_rows_max
+        self._queue: SimpleQueue[_Queued | None] = SimpleQueue()
+        self._closing = Flag()
+        self._ended = Flag()
+        self._close_at = float("inf")
+        self._thread = Thread(target=self._run, name="access-log", daemon=True)
+        self._connection: _Connection | None = None
+        self._run_id = run_id
+        self._run_began = False
+        self._written = 0  # the run's last committed row, as far as is known
+        self._numbered = 0  # the last number given
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def run_id(self) -> RunId:
+        """The run that rows go to now; one that was ended because its process stood still gets a successor."""
+        return self._run_id
+
+    @property
+    def queued(self) -> int:
+        """Rows waiting, without those of the batch in flight."""
+        return self._queue.qsize()
+
+    def write(self, row: AccessRow) -> "Future[None]":
+        """Queues the row; UnavailableError at once when the queue is full or closed, in the future when given up."""
+        if self._buffered:
+            self.submit(row, None, _nobody_waits)
+            return _DONE
+        future: Future[None] = Future()
+        self.submit(row, future, _complete)
+        return future
+
+    def submit(self, row: AccessRow, waiter: Any, deliver: Deliver) -> None:
+        """As `write`, for many waiters: ``deliver`` is called once for a batch with its waiters and None or the error.
+
+        It is called in the writer's thread and must neither raise nor block; so an event loop is woken once for each
+        batch. In buffered mode it comes after the flush, and nobody need wait for it.
+        """
+        if self._closing.is_set() or self._queue.qsize() >= self._queue_rows_max:
+            raise UnavailableError("The access log cannot take the request")
+        self._queue.put(_Queued(row, time.monotonic(), waiter, deliver))
+        if self._ended.is_set():
+            self._refuse_queued()
+
+    def close(self) -> None:
+        """Takes no more rows, writes what is queued within 5 s, and gives up the rest."""
+        if not self._closing.is_set():
+            self._close_at = time.monotonic() + CLOSE_SECONDS
+            self._closing.set()
+            self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._ended.is_set():
+                batch = self._next_batch()
+                if batch:
+                    self._write(batch)
+                elif not self._ended.is_set():
+                    self._heartbeat()
+        finally:
+            self._closing.set()
+            self._ended.set()
+            self._refuse_queued()
+            self._disconnect()
+
+    def _next_batch(self) -> list[_Queued]:
+        batch: list[_Queued] = []
+        with suppress(Empty):
+            entry = self._queue.get(timeout=HEARTBEAT_SECONDS)
+            if self._buffered:
+                self._closing.wait(self._flush_seconds)
+            while entry is not None:
+                batch.append(entry)
+                if len(batch) == BATCH_ROWS_MAX:
+                    return batch
+                entry = self._queue.get_nowait()
+            self._ended.set()  # None is the last entry
+        return batch
+
+    def _write(self, batch: Sequence[_Queued]) -> None:
+        """Writes the batch, or gives it up in time; either way its waiters are told."""
+        values = _values([queued.row for queued in batch], self._entropy, self._window)
+        failures = 0
+        while True:
+            give_up_at = self._close_at if self._buffered else min(batch[0].at + self._patience, self._close_at)
+            try:
+                self._commit(len(batch), values, give_up_at)
+            except psycopg.Error as error:
+                self._disconnect()
+                if time.monotonic() >= give_up_at:
+                    self._give_up(batch, error)
+                    return
+                if failures == 0:
+                    if isinstance(error, psycopg.errors.CheckViolation):
+                        self._make_partitions(batch)
+                    log.warning("access_log_waits", rows=len(batch), reason=_reason(error))
+                time.sleep(PAUSE_SECONDS[min(failures, len(PAUSE_SECONDS) - 1)])
+                failures += 1
+            else:
+                _tell(batch, None)
+                return
+
+    def _commit(self, count: int, values: dict[str, Any], give_up_at: float) -> None:
+        connection = self._connected()
+        if not self._buffered:
+            connection.patience = max(give_up_at - time.monotonic(), 0.5)
+        while True:
+            if not self._run_began:
+                connection.execute(self.BEGIN_RUN, {"run": self._run_id, "host": self._host})
+                self._run_began = True
+            through = self._numbered + count
+            place = {"run": self._run_id, "before": self._written, "through": through}
+            (written,) = _row(connection.execute(self.WRITE, place | values))
+            if written:
+                break
+            # An earlier try of these rows moved the run on, or one that was given up, or the settlement ended it.
+            writer_at, settled = _row(connection.execute(self.WHERE_RUN_IS, place))
+            if (settled if writer_at is None else writer_at) >= through:
+                break
+            if writer_at is None:
+                self._succeed_run()
+            else:
+                self._written = writer_at
+        self._written = self._numbered = through
+
+    def _give_up(self, batch: Sequence[_Queued], error: psycopg.Error) -> None:
+        self._numbered += len(batch)
+        log.error("access_log_gave_up", rows=len(batch), reason=_reason(error))
+        _tell(batch, UnavailableError("The access log cannot be written", context={"reason": _reason(error)}))
+
+    def _make_partitions(self, batch: Sequence[_Queued]) -> None:
+        """For a day without its partition: the leader, who makes them ahead, was away, or a clock was set."""
+        with suppress(psycopg.Error):  # the next try of the batch fails, too, and is dealt with there
+            for day in sorted({queued.row.occurred_at.astimezone(UTC).date() for queued in batch}):
+                self._connected().execute(self.ENSURE_PARTITION, {"day": day})
+
+    def _succeed_run(self) -> None:
+        self._run_id = RunId.from_entropy(self._entropy.bytes(16))
+        self._run_began = False
+        self._written = self._numbered = 0
+
+    def _heartbeat(self) -> None:
+        """Shows the settlement that the run is alive; a run that it has ended gets a successor with the next row."""
+        if not self._run_began:
+            return
+        try:
+            if self._connected().execute(self.HEARTBEAT, {"run": self._run_id}).rowcount == 0:
+                self._succeed_run()
+        except psycopg.Error:
+            self._disconnect()
+
+    def _connected(self) -> _Connection:
+        if self._connection is None:
+            self._connection = _Connection.connect(
+                self._conninfo, autocommit=True, connect_timeout=2, application_name="keyledger-access-log"
+            )
+            self._connection.execute(self.CONFIGURE)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _refuse_queued(self) -> None:
+        rest: list[_Queued] = []
+        with suppress(Empty):
+            while True:
+                entry = self._queue.get_nowait()
+                if entry is not None:
+                    rest.append(entry)
+        _tell(rest, UnavailableError("The access log is closed"))
+
+
+def _reason(error: psycopg.Error) -> str:
+    return error.diag.message_primary or str(error)  # the details may quote a row
+
+
+def _tell(batch: Iterable[_Queued], error: UnavailableError | None) -> None:
+    waiters: dict[Deliver, list[Any]] = {}
+    for queued in batch:
+        waiters.setdefault(queued.deliver, []).append(queued.waiter)
+    for deliver, those in waiters.items():
+        deliver(those, error)
+
+
+def _complete(futures: Sequence["Future[None]"], error: UnavailableError | None) -> None:
+    for future in futures:
+        if not future.set_running_or_notify_cancel():
+            continue  # who waited has gone; the row stays
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+
+def _nobody_waits(waiters: Sequence[Any], error: UnavailableError | None) -> None:
+    del waiters, error
+
+
+def _done() -> "Future[None]":
+    future: Future[None] = Future()
+    future.set_result(None)
+    return future
+
+
+_DONE = _done()
+
+
+def _row(cursor: psycopg.Cursor[TupleRow]) -> TupleRow:
+    row = cursor.fetchone()
+    if row is None:
+        raise psycopg.DataError("a row was expected")
+    return row
+
+
+def _values(rows: Sequence[AccessRow], entropy: Entropy, window: timedelta) -> dict[str, Any]:
+    """The arguments of one statement, each column an array literal: a quarter of what psycopg's lists cost."""
+    at = rows[-1].occurred_at
+    salts = entropy.bytes(SALT_BYTES * len(rows)).hex()
+    width = 2 * SALT_BYTES
+    return {
+        "at": at,
+        "window_ends": _EPOCH + ((at - _EPOCH) // window + 1) * window,
+        "salts": _array(f'"\\\\x{salts[start : start + width]}"' for start in range(0, len(salts), width)),
+        "instants": _array(f'"{row.occurred_at.isoformat()}"' for row in rows),
+        "methods": _texts(row.method for row in rows),
+        "endpoints": _texts(row.endpoint for row in rows),
+        "statuses": _array(str(row.status) for row in rows),
+        "outcomes": _texts(row.outcome for row in rows),
+        "accepts": _array("t" if row.accepted else "f" for row in rows),
+        "keys": _texts(row.key_id for row in rows),
+        "accounts": _texts(row.account_id for row in rows),
+        "hashes": _texts(row.key_hash for row in rows),
+        "clients": _texts(row.client_ip for row in rows),
+        "requests": _texts(row.request_id for row in rows),
+    }
+
+
+def _array(elements: Iterable[str]) -> str:
+    return "{" + ",".join(elements) + "}"
+
+
+def _texts(texts: Iterable[str | None]) -> str:
+    """A text[] literal. What PostgreSQL cannot store (NUL, lone surrogates) is replaced: no row may spoil its batch."""
+    literal = _array("NULL" if text is None else _quoted(text[:TEXT_CHARACTERS_MAX]) for text in texts)
+    return literal if literal.isascii() else literal.encode("utf-8", "replace").decode("utf-8")
+
+
+def _quoted(text: str) -> str:
+    plain = text.replace("\\", "\\\\").replace('"', '\\"').replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return f'"{plain}"'

@@ -1,0 +1,97 @@
+"""The access log's days: made ahead, and dropped whole when they are too old."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import psycopg
+from psycopg import Connection, sql
+from psycopg.rows import TupleRow
+
+from infrastructure.postgres.pool import Database
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedDay:
+    """A day that leaves the log: its rows, and the earliest and the latest time among them (None without rows)."""
+
+    day: date
+    rows: int
+    first_at: datetime | None
+    last_at: datetime | None
+
+
+class AccessLogPartitions:
+    """Makes and drops the partitions, one for each day (UTC); run by the leader, harmless in any number."""
+
+    ENSURE = """
+        SELECT usage.ensure_partitions(
+            (now() AT TIME ZONE 'UTC')::date, (now() AT TIME ZONE 'UTC')::date + %(days_ahead)s::integer
+        )
+    """
+    CONFIGURE = (
+        "SELECT set_config('lock_timeout', '10s', false), set_config('statement_timeout', '0', false),"
+        " set_config('timezone', 'UTC', false)"
+    )
+    # Detached days are listed, too: a purge that was cut short is taken up where it was.
+    DAYS = """
+        SELECT c.relname, to_date(right(c.relname, 8), 'YYYYMMDD'), i.inhrelid IS NOT NULL,
+               coalesce(i.inhdetachpending, false)
+        FROM pg_class AS c
+        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid
+        WHERE n.nspname = 'usage' AND c.relkind = 'r' AND c.relname ~ '^access_log_[0-9]{8}$'
+          AND to_date(right(c.relname, 8), 'YYYYMMDD') < %(before)s
+        ORDER BY c.relname
+    """
+    # One probe of the primary key for each run that is not over; ended runs are settled.
+    UNSETTLED = sql.SQL("""
+        SELECT EXISTS (
+            SELECT FROM usage.writers AS w LEFT JOIN usage.runs AS r ON r.run_id = w.run_id
+            JOIN {part} AS l ON l.run_id = w.run_id AND l.seq > coalesce(r.settled_through, 0)
+        )
+    """)
+    # CONCURRENTLY: writers and readers of the other days go on; it cannot run inside a transaction.
+    DETACH = sql.SQL("ALTER TABLE usage.access_log DETACH PARTITION {part} CONCURRENTLY")
+    FINALIZE = sql.SQL("ALTER TABLE usage.access_log DETACH PARTITION {part} FINALIZE")
+    COUNT = sql.SQL("SELECT count(*), min(occurred_at), max(occurred_at) FROM {part}")
+    DROP = sql.SQL("DROP TABLE {part}")
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def ensure_partitions(self, *, days_ahead: int) -> int:
+        """Makes today's partition and those of so many days ahead that are missing; answers how many it made."""
+        with self._database.cursor() as cursor:
+            row = cursor.execute(self.ENSURE, {"days_ahead": days_ahead}).fetchone()
+        return 0 if row is None else row[0]
+
+    def drop_partitions_before(self, day: date, declare: Callable[[DroppedDay], None]) -> Sequence[DroppedDay]:
+        """Drops the days before that one, oldest first, and answers them; a day with unsettled rows stays.
+
+        ``declare`` is called with each day when it has left the log and before its rows are gone, so that no absence is
+        undeclared; a purge that is cut short between the two declares that day again. It has its own connection, for
+        counting a day may take long; psycopg's errors pass.
+        """
+        dropped: list[DroppedDay] = []
+        with psycopg.connect(self._database.conninfo, autocommit=True, connect_timeout=5) as connection:
+            connection.execute(self.CONFIGURE)
+            for name, date_, attached, pending in connection.execute(self.DAYS, {"before": day}).fetchall():
+                part = sql.Identifier("usage", name)
+                if attached and not self._detach(connection, part, pending=pending):
+                    continue
+                rows, first_at, last_at = connection.execute(self.COUNT.format(part=part)).fetchall()[0]
+                leaving = DroppedDay(date_, rows, first_at, last_at)
+                declare(leaving)
+                connection.execute(self.DROP.format(part=part))
+                dropped.append(leaving)
+        return dropped
+
+    def _detach(self, connection: Connection[TupleRow], part: sql.Identifier, *, pending: bool) -> bool:
+        if pending:
+            connection.execute(self.FINALIZE.format(part=part))
+            return True
+        if connection.execute(self.UNSETTLED.format(part=part)).fetchall()[0][0]:
+            return False
+        connection.execute(self.DETACH.format(part=part))
+        return True
