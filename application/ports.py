@@ -236,11 +236,6 @@ class AccessRow:
 class AccessLog(Protocol):
     """The writer of access rows, one per serving process. Rows of one process are committed in order."""
 
-    @property
-    def buffered(self) -> bool:
-        """Whether a row counts as written when it is queued, and not only when it is committed."""
-        ...
-
     def submit(
         self, row: AccessRow, waiter: object, deliver: Callable[[Sequence[Any], UnavailableError | None], None]
     ) -> None:

@@ -26,6 +26,7 @@ from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
 from infrastructure.hashing import BcryptVerifier, SecretRing, load_or_create
 from infrastructure.observability import SERVER_LOGGING, assert_redacting, configure_logging, log_request
 from infrastructure.postgres.access_log import PostgresAccessLog
+from infrastructure.postgres.access_log_partitions import AccessLogPartitions
 from infrastructure.postgres.accounts import AccountsView, PostgresAccounts
 from infrastructure.postgres.campaigns import CampaignsView, PostgresCampaigns
 from infrastructure.postgres.health import PostgresHealth
@@ -33,7 +34,7 @@ from infrastructure.postgres.history import PostgresHistory
 from infrastructure.postgres.keys import KeysView, PostgresKeys
 from infrastructure.postgres.migrate import migrate
 from infrastructure.postgres.pool import Database
-from infrastructure.postgres.usage import PostgresUnsettledRows, PostgresUsage, UsageHistory, UsageTotals
+from infrastructure.postgres.usage import PostgresSettlementRows, PostgresUsage, UsageHistory, UsageTotals
 from infrastructure.projections import Rebuilder, Tailer
 from infrastructure.scheduler import Job, Leader
 from infrastructure.system import SystemClock, SystemEntropy, end_with_parent
@@ -196,7 +197,13 @@ def http_app() -> ASGIApp:
             environments=settings.environments,
         )
         services = HttpServices(
-            gatekeeper=Gatekeeper(authenticator, access_log, core.clock, threads),
+            gatekeeper=Gatekeeper(
+                authenticator=authenticator,
+                access_log=access_log,
+                awaits_commit=settings.access_log_durability == "commit",
+                clock=core.clock,
+                threads=threads,
+            ),
             key_management=manage.keys,
             campaign_management=manage.campaigns,
             health=PostgresHealth(core.database),
@@ -216,14 +223,20 @@ def run_background(settings: Settings, stop: Flag) -> None:
         conninfo, _ = open_database(settings, stack)
         core = open_core(settings, conninfo, stack)
         deadlines = Deadlines(ledger=core.ledger, due=core.keys, clock=core.clock, entropy=core.entropy)
-        unsettled = PostgresUnsettledRows(core.database, window=settings.settlement_window)
-        settlement = Settlement(core.ledger, unsettled, core.entropy)
+        settlement = Settlement(
+            ledger=core.ledger,
+            rows=PostgresSettlementRows(core.database),
+            entropy=core.entropy,
+            window=settings.settlement_window,
+        )
+        partitions = AccessLogPartitions(core.database)
         jobs = {
             "settlement": Job(settings.settlement_window, lambda: settlement.settle(core.clock.now())),
             "retirement": Job(SWEEP_EVERY, deadlines.retire),
             "expiry": Job(SWEEP_EVERY, deadlines.expire),
             "rotation": Job(SWEEP_EVERY, deadlines.flag_rotation),
             "grace": Job(SWEEP_EVERY, deadlines.begin_grace),
+            "partitions": Job(PARTITIONS_EVERY, lambda: partitions.ensure_partitions(days_ahead=7)),
         }
         tailer = Tailer(core.database, core.recorder, [UsageHistory()])
         Leader(conninfo, jobs=jobs, followers={"tailer": tailer.run}).run(stop)

@@ -6,7 +6,6 @@ from typing import Any
 
 from litestar import Litestar, Router
 from litestar.di import Provide
-from litestar.middleware import DefineMiddleware
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp
@@ -49,10 +48,14 @@ def create_app(services: HttpServices) -> ASGIApp:
     def given(value: Any) -> Provide:
         return Provide(lambda: value, sync_to_thread=False)
 
+    # A function, since Litestar copies what it is given deeply, and a function is not copied.
+    def gate(app: ASGIApp) -> ASGIApp:
+        return Gate(app, keeper=services.gatekeeper)
+
     protected = Router(
         "/",
         route_handlers=[keys_router(), campaigns_router()],
-        middleware=[DefineMiddleware(Gate, keeper=services.gatekeeper)],
+        middleware=[gate],
         dependencies=caller_dependencies(services.gatekeeper.clock),
         security=[{"apiKey": []}],
     )

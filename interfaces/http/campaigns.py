@@ -9,7 +9,7 @@ from litestar.params import FromPath, JSONBody
 
 from application.authentication import Need
 from application.campaigns import CampaignManagement
-from application.ports import CampaignView, Cursors
+from application.ports import CampaignView
 from domain.access import Feature, Scope
 from domain.credential import Environment
 from domain.errors import ForbiddenError
@@ -18,7 +18,7 @@ from domain.ids import CampaignId, MalformedIdError
 from domain.naming import Name
 from domain.verdict import KeyFacts
 from interfaces.http.caller import parsed
-from interfaces.http.paging import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from interfaces.http.paging import LIMIT_DEFAULT, Cursor, GivenCursors, Limit, Page, Pager
 from interfaces.http.schema import ERRORS
 
 READ = {"need": Need(Scope.parse("campaigns:read"), Feature.CAMPAIGNS)}
@@ -49,7 +49,7 @@ class CampaignBody(msgspec.Struct):
 def list_campaigns(
     caller: KeyFacts,
     campaign_management: CampaignManagement,
-    cursors: Cursors,
+    cursors: GivenCursors,
     limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
 ) -> Page[CampaignBody]:

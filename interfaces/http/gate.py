@@ -30,6 +30,8 @@ class Gatekeeper:
 
     authenticator: Authenticator
     access_log: AccessLog
+    awaits_commit: bool
+    """Whether an answer waits for its access row's commit."""
     clock: Clock
     threads: Executor
 
@@ -90,7 +92,7 @@ class Gate:
             request_id=record.request_id,
         )
         log = self._keeper.access_log
-        if log.buffered:
+        if not self._keeper.awaits_commit:
             log.submit(row, None, _nobody_waits)
             return
         loop = asyncio.get_running_loop()

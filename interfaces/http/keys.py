@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from application.authentication import Need
 from application.keys import GRACE_DEFAULT, GRACE_MAX, IssuedKey, KeyChange, KeyManagement, ManagedKey, NewKey
-from application.ports import Cursors, Freshness
+from application.ports import Freshness
 from domain.access import Feature, Networks, Scope, Scopes
 from domain.api_key import GraceStart, KeyStatus, RevocationReason
 from domain.credential import Environment
@@ -20,7 +20,7 @@ from domain.ids import KeyId, MalformedIdError
 from domain.naming import Name
 from domain.verdict import KeyFacts
 from interfaces.http.caller import parsed
-from interfaces.http.paging import LIMIT_DEFAULT, Cursor, Limit, Page, Pager
+from interfaces.http.paging import LIMIT_DEFAULT, Cursor, GivenCursors, Limit, Page, Pager
 from interfaces.http.schema import ERRORS
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -173,7 +173,7 @@ def create_key(
 def list_keys(  # noqa: PLR0913, PLR0917 - a listing's filters arrive as arguments
     caller: KeyFacts,
     key_management: KeyManagement,
-    cursors: Cursors,
+    cursors: GivenCursors,
     environment: FromQuery[Environment | None] = None,
     key_status: Annotated[KeyStatus | None, QueryParameter(name="status")] = None,
     limit: Limit = LIMIT_DEFAULT,
@@ -293,7 +293,7 @@ def list_key_events(  # noqa: PLR0913, PLR0917 - as list_keys
     key_id: FromPath[str],
     caller: KeyFacts,
     key_management: KeyManagement,
-    cursors: Cursors,
+    cursors: GivenCursors,
     limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
 ) -> Page[EventBody]:

@@ -1,0 +1,120 @@
+"""`keyledger account`: open, list, suspend, reinstate."""
+
+import re
+from argparse import Namespace
+from datetime import datetime
+from typing import Any, Self
+
+import msgspec
+
+from application.ports import AccountView, Freshness
+from domain.access import Plan
+from domain.naming import Name
+from interfaces.cli.exits import Exit
+from interfaces.cli.paging import limit_of, show_page
+from interfaces.cli.render import as_json, fields
+from interfaces.cli.session import operator
+from interfaces.cli.terminal import say, write
+from interfaces.http.caller import parsed
+from interfaces.http.keys import ReceiptBody
+from interfaces.http.paging import Pager
+from interfaces.settings import Settings
+
+EMAIL_CHARACTERS_MAX = 254  # RFC 5321 section 4.5.3.1.3, less the angle brackets
+_EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]+")
+
+
+class AccountBody(msgspec.Struct):
+    """An account."""
+
+    id: str
+    name: str
+    email: str
+    plan: str
+    suspended: bool
+    opened_at: datetime
+
+    @classmethod
+    def of(cls, account: AccountView, **more: Any) -> Self:
+        """The body of an account."""
+        return cls(
+            id=account.account_id,
+            name=account.name,
+            email=account.email,
+            plan=account.plan,
+            suspended=account.suspended,
+            opened_at=account.opened_at,
+            **more,
+        )
+
+
+class ChangedAccountBody(AccountBody, kw_only=True):
+    """An account after a change that holds everywhere."""
+
+    receipt: ReceiptBody
+
+
+def create(arguments: Namespace, settings: Settings) -> int:
+    """Opens an account; its id alone on stdout, or with --json the account."""
+    name = parsed("name", Name.parse, arguments.name)
+    email = parsed("email", _email, arguments.email)
+    with operator(settings) as op:
+        account = op.manage.accounts.open(name=name, email=email, plan=Plan(arguments.plan), by=op.origin)
+        body = AccountBody.of(account)
+        write(as_json(body) if arguments.json else f"{body.id}\n")
+        say(f"account {body.id} opened on the {body.plan} plan")
+    return Exit.OK
+
+
+def list_all(arguments: Namespace, settings: Settings) -> int:
+    """All accounts, the last changed first."""
+    limit = limit_of(arguments)
+    with operator(settings) as op:
+        pager = Pager(op.cursors, listing="accounts")
+        accounts = op.manage.accounts.page(before=pager.position(arguments.cursor), limit=limit + 1)
+        show_page(
+            arguments,
+            [AccountBody.of(account) for account in accounts],
+            pager=pager,
+            positions=[account.position for account in accounts],
+            columns={
+                "id": lambda account: account.id,
+                "name": lambda account: account.name,
+                "email": lambda account: account.email,
+                "plan": lambda account: account.plan,
+                "suspended": lambda account: account.suspended,
+                "opened at": lambda account: account.opened_at,
+            },
+        )
+    return Exit.OK
+
+
+def suspend(arguments: Namespace, settings: Settings) -> int:
+    """Refuses all keys of an account."""
+    with operator(settings) as op:
+        account = op.account(arguments.id)
+        changed = op.manage.accounts.suspend(account_id=account.account_id, by=op.origin)
+        _show_changed(arguments, *changed)
+    return Exit.OK
+
+
+def reinstate(arguments: Namespace, settings: Settings) -> int:
+    """Accepts an account's keys again."""
+    with operator(settings) as op:
+        account = op.account(arguments.id)
+        changed = op.manage.accounts.reinstate(account_id=account.account_id, by=op.origin)
+        _show_changed(arguments, *changed)
+    return Exit.OK
+
+
+def _show_changed(arguments: Namespace, account: AccountView, freshness: Freshness) -> None:
+    body = ChangedAccountBody.of(account, receipt=ReceiptBody.of(freshness))
+    write(as_json(body) if arguments.json else fields(body))
+
+
+def _email(text: str) -> str:
+    """One address as people write it; whether it receives is only known once it has."""
+    address = text.strip()
+    if len(address) > EMAIL_CHARACTERS_MAX or not address.isprintable() or _EMAIL.fullmatch(address) is None:
+        raise ValueError("is not an e-mail address")
+    return address
