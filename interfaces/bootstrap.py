@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -10,7 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Event as Flag
 
+import psycopg
 from litestar.types import ASGIApp
+from psycopg.conninfo import conninfo_to_dict
 
 from application.accounts import AccountManagement
 from application.authentication import Authenticator
@@ -20,10 +23,11 @@ from application.freshness import ReadThrough
 from application.keys import KeyManagement
 from application.ledger import Ledger
 from application.usage import Settlement
+from domain.errors import UnavailableError
 from domain.ids import RequestId, RunId
-from infrastructure.embedded_postgres import EmbeddedPostgres
+from infrastructure.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
-from infrastructure.hashing import BcryptVerifier, SecretRing, load_or_create
+from infrastructure.hashing import BcryptVerifier, SecretFileError, SecretRing, load_or_create
 from infrastructure.observability import SERVER_LOGGING, assert_redacting, configure_logging, log_request
 from infrastructure.postgres.access_log import PostgresAccessLog
 from infrastructure.postgres.access_log_partitions import AccessLogPartitions
@@ -32,7 +36,7 @@ from infrastructure.postgres.campaigns import CampaignsView, PostgresCampaigns
 from infrastructure.postgres.health import PostgresHealth
 from infrastructure.postgres.history import PostgresHistory
 from infrastructure.postgres.keys import KeysView, PostgresKeys
-from infrastructure.postgres.migrate import migrate
+from infrastructure.postgres.migrate import MigrationError, migrate
 from infrastructure.postgres.pool import Database
 from infrastructure.postgres.usage import PostgresSettlementRows, PostgresUsage, UsageHistory, UsageTotals
 from infrastructure.projections import Rebuilder, Tailer
@@ -92,17 +96,40 @@ def tie_to_parent() -> None:
 
 
 def open_database(settings: Settings, stack: ExitStack) -> tuple[str, EmbeddedPostgres | None]:
-    """The conninfo of the database that was given, or of the embedded one, started when it does not run."""
+    """The conninfo of the database that was given, or of the embedded one, started when it does not run.
+
+    Raises SettingError for a URL or a directory that cannot be used, UnavailableError when PostgreSQL does not start.
+    """
     if settings.database_url is not None:
+        try:
+            conninfo_to_dict(settings.database_url)
+        except psycopg.ProgrammingError:
+            # Without the cause: it repeats the URL, password included.
+            raise SettingError("KEYLEDGER_DATABASE_URL is neither a libpq URL nor a conninfo") from None
         return settings.database_url, None
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    embedded = stack.enter_context(EmbeddedPostgres(settings.data_dir))
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        embedded = stack.enter_context(EmbeddedPostgres(settings.data_dir))
+    except OSError as error:
+        raise SettingError(f"KEYLEDGER_DATA_DIR: {settings.data_dir} cannot be used: {error.strerror}") from error
+    except EmbeddedPostgresError as error:
+        what = str(error).partition("\n")[0]
+        raise UnavailableError(f"{what} (see {settings.data_dir / 'postgres.log'})") from error
     return embedded.conninfo, embedded
 
 
 def migrate_database(conninfo: str) -> list[str]:
-    """Brings the schema to this release; the names of the migrations applied."""
-    return migrate(conninfo)
+    """Brings the schema to this release; the names of the migrations applied. UnavailableError when it cannot."""
+    try:
+        return migrate(conninfo)
+    except MigrationError as error:
+        raise UnavailableError(str(error)) from error
+    except psycopg.Error as error:
+        what = error.diag.message_primary if error.sqlstate else None
+        # Only what the server or the system said: the rest of libpq's text repeats parts of the conninfo.
+        refusal = re.search(r"connection to server .* failed: (.+)", str(error))
+        what = what or (refusal.group(1) if refusal else "no connection")
+        raise UnavailableError(f"The database cannot be used: {what}") from error
 
 
 def secret_file(settings: Settings) -> Path:
@@ -110,15 +137,21 @@ def secret_file(settings: Settings) -> Path:
     return settings.data_dir / SECRET_FILE
 
 
+def _secrets(settings: Settings, entropy: SystemEntropy) -> SecretRing:
+    try:
+        if settings.secret_keys:
+            return SecretRing.from_texts(settings.secret_keys)
+        if settings.database_url is None:
+            return load_or_create(secret_file(settings), entropy)
+    except (ValueError, SecretFileError) as error:
+        raise SettingError(f"KEYLEDGER_SECRET_KEYS: {error}") from error
+    raise SettingError("KEYLEDGER_SECRET_KEYS must be set with a database of your own")
+
+
 def open_core(settings: Settings, conninfo: str, stack: ExitStack) -> Core:
     """The parts that every process needs, on a migrated database."""
     entropy = SystemEntropy()
-    if settings.secret_keys:
-        ring = SecretRing.from_texts(settings.secret_keys)
-    elif settings.database_url is None:
-        ring = load_or_create(secret_file(settings), entropy)
-    else:
-        raise SettingError("KEYLEDGER_SECRET_KEYS must be set with a database of your own")
+    ring = _secrets(settings, entropy)
     database = stack.enter_context(Database(conninfo, size_max=settings.database_connections))
     recorder = PostgresRecorder(database, [AccountsView(), KeysView(), CampaignsView(), UsageTotals()])
     ledger = Ledger(PostgresLedgerFactory(recorder))
