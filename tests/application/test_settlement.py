@@ -1,0 +1,182 @@
+"""Settlement: rows in, events out; each row once, at most a thousand keys an event, and a root over the rows."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import pytest
+from eventsourcing.popo import POPOFactory
+from eventsourcing.utils import Environment
+
+from application.ledger import Ledger
+from application.ports import AccessRow
+from application.usage import ACTOR, EndedRun, LoggedRow, OpenRun, Settlement, row_bytes
+from domain.ids import KeyId, RunId
+from domain.merkle import MerkleTree, inclusion_is_proven, leaf_hash
+from domain.usage import Closed, KeysUsed, Started, UsageRun
+from tests.kit.builders import NOON, CountingEntropy, account_id, entropy, key_id
+
+RUN = RunId.from_entropy(entropy(1))
+WINDOW = timedelta(seconds=10)
+
+
+def a_row(seq: int, *, key: KeyId | None = None, accepted: bool = True, exists: bool = True) -> LoggedRow:
+    row = AccessRow(
+        occurred_at=NOON + timedelta(seconds=seq),
+        method="GET",
+        endpoint="/api/campaigns",
+        status=200 if accepted else 401,
+        outcome="ok" if accepted else "revoked",
+        accepted=accepted,
+        key_id=key,
+        account_id=None,
+        key_hash=None,
+        client_ip="203.0.113.7",
+        request_id=f"req_{seq:022d}",
+    )
+    return LoggedRow(seq, bytes([seq % 256]) * 16, row, account_id() if key is not None and exists else None)
+
+
+@dataclass(slots=True)
+class Rows:
+    """The port `SettlementRows` over a list: one run, whose windows end after the numbers given."""
+
+    logged: Sequence[LoggedRow]
+    windows: tuple[int, ...]
+    version: int = 0
+    settled_through: int = 0
+    ended: list[EndedRun] = field(default_factory=list[EndedRun])
+    asked: list[tuple[datetime, datetime]] = field(default_factory=list[tuple[datetime, datetime]])
+
+    def end_windows(self, now: datetime, latest: datetime) -> None:
+        """Remembers what was asked."""
+        self.asked.append((now, latest))
+
+    def open_runs(self) -> Sequence[OpenRun]:
+        """The one run."""
+        return [OpenRun(RUN, "alpha:7", NOON, self.version, self.settled_through, self.windows)]
+
+    def rows(self, run_id: RunId, after: int, through: int) -> Sequence[LoggedRow]:
+        """Its rows."""
+        assert run_id == RUN
+        return [logged for logged in self.logged if after < logged.seq <= through]
+
+    def end_runs(self, silent_since: datetime) -> Sequence[EndedRun]:
+        """What the test says."""
+        del silent_since
+        return self.ended
+
+
+@pytest.fixture
+def ledger() -> Iterator[Ledger]:
+    with Ledger(POPOFactory(Environment("ledger", {}))) as opened:
+        yield opened
+
+
+def settle(ledger: Ledger, rows: Rows) -> int:
+    return Settlement(ledger=ledger, rows=rows, entropy=CountingEntropy(), window=WINDOW).settle(NOON)
+
+
+def events(ledger: Ledger) -> list[object]:
+    return list(ledger.events.get(RUN))
+
+
+def test_a_window_becomes_one_event_with_each_keys_counts(ledger: Ledger) -> None:
+    """Requests are accepted uses, failed attempts the others; rows of no key that exists count as rows alone."""
+    first, second = sorted([key_id(1), key_id(2)])
+    rows = Rows(
+        [
+            a_row(1, key=first),
+            a_row(2, key=first, accepted=False),
+            a_row(4, key=first),
+            a_row(5, key=second, accepted=False),
+            a_row(6),
+            a_row(7, key=key_id(9), exists=False),
+        ],
+        windows=(7,),
+    )
+    assert settle(ledger, rows) == 6
+    started, used = events(ledger)
+    assert isinstance(started, Started)
+    assert isinstance(used, KeysUsed)
+    assert used.actor == ACTOR
+    assert (used.first_row, used.last_row, used.rows) == (1, 7, 6)
+    assert (used.window_start, used.window_end) == (NOON + timedelta(seconds=1), NOON + timedelta(seconds=7))
+    assert [(key.key_id, key.requests, key.failed_attempts) for key in used.keys] == [(first, 2, 1), (second, 0, 1)]
+    assert (used.keys[0].first_used_at, used.keys[0].last_used_at) == (
+        NOON + timedelta(seconds=1),
+        NOON + timedelta(seconds=4),
+    )
+    assert (used.keys[1].first_used_at, used.keys[1].last_used_at) == (None, None)
+
+
+def test_every_row_is_provable_in_the_root_of_its_event(ledger: Ledger) -> None:
+    """Who is shown one row with its salt can check it against the event, without seeing any other row."""
+    logged = [a_row(seq, key=key_id(1)) for seq in range(1, 12)]
+    settle(ledger, Rows(logged, windows=(11,)))
+    used = events(ledger)[-1]
+    assert isinstance(used, KeysUsed)
+    tree = MerkleTree()
+    for each in logged:
+        tree.append(leaf_hash(row_bytes(RUN, each)))
+    root = bytes.fromhex(used.details_root)
+    for index, each in enumerate(logged):
+        proof = tree.inclusion_proof(index)
+        assert inclusion_is_proven(leaf_hash(row_bytes(RUN, each)), index, len(logged), proof, root)
+
+
+def test_a_row_is_encoded_as_documented() -> None:
+    """Salt, then one JSON array: proofs that were handed out must hold for ever."""
+    assert row_bytes(RUN, a_row(3, key=key_id(1))) == b"\x03" * 16 + (
+        b'["run_0000000000000001",3,"2026-03-01T12:00:03Z","GET","/api/campaigns",200,"ok",true,"key_000000001",null,'
+        b'null,"203.0.113.7","req_0000000000000000000003"]'
+    )
+
+
+def test_more_than_a_thousand_keys_take_several_events_of_one_append(ledger: Ledger) -> None:
+    """Each event holds at most 1,000 keys and consecutive rows, and together they hold all."""
+    logged = [a_row(seq, key=key_id(seq)) for seq in range(1, 2502)]
+    assert settle(ledger, Rows(logged, windows=(2501,))) == 2501
+    used = [event for event in events(ledger) if isinstance(event, KeysUsed)]
+    assert [(event.first_row, event.last_row, len(event.keys)) for event in used] == [
+        (1, 1000, 1000),
+        (1001, 2000, 1000),
+        (2001, 2501, 501),
+    ]
+
+
+def test_each_window_of_a_backlog_gets_its_own_event(ledger: Ledger) -> None:
+    """A leader that was away settles what it missed window by window, from the watermark on."""
+    logged = [a_row(seq, key=key_id(1)) for seq in range(1, 10)]
+    assert settle(ledger, Rows(logged, windows=(3, 6, 9))) == 9
+    assert [(event.first_row, event.last_row) for event in events(ledger) if isinstance(event, KeysUsed)] == [
+        (1, 3),
+        (4, 6),
+        (7, 9),
+    ]
+
+
+def test_a_settlement_that_comes_second_changes_nothing(ledger: Ledger) -> None:
+    """Two that read the same watermark race for the run's next version: the second finds it taken."""
+    logged = [a_row(seq, key=key_id(1)) for seq in range(1, 4)]
+    assert settle(ledger, Rows(logged, windows=(3,))) == 3
+    assert settle(ledger, Rows(logged, windows=(3,))) == 0
+    assert len(events(ledger)) == 2
+
+
+def test_an_ended_run_is_closed_once(ledger: Ledger) -> None:
+    """Its stream ends with the closing, however often the run is reported."""
+    logged = [a_row(1, key=key_id(1))]
+    settle(ledger, Rows(logged, windows=(1,)))
+    rows = Rows([], windows=(), ended=[EndedRun(RUN, 2, 1)])
+    settle(ledger, rows)
+    settle(ledger, rows)
+    assert [type(event) for event in events(ledger)] == [Started, KeysUsed, Closed]
+    assert ledger.load(UsageRun, RUN).closed
+
+
+def test_windows_are_ended_by_the_clock_that_is_given(ledger: Ledger) -> None:
+    """What is over at ``now``, and what claims to end later than any window could."""
+    rows = Rows([], windows=())
+    settle(ledger, rows)
+    assert rows.asked == [(NOON, NOON + 2 * WINDOW)]
