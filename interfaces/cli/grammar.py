@@ -1,18 +1,19 @@
 """What can be typed, `keyledger NOUN VERB`, and the function that runs each.
 
 A command is named as text, `module:function`, and its module is imported only when the command runs: `--help` and a
-mistyped line are answered in 80 ms, where importing the HTTP layer and the database first took 400 ms.
+mistyped line are answered in 0.1 s, where importing the HTTP layer and the database first took 0.55 s.
 """
 
 import argparse
 from collections.abc import Sequence
-from typing import Final, NoReturn, TypeAlias
+from importlib import import_module
+from typing import Any, Final, NoReturn, TypeAlias
 
 from domain.access import Plan
 from domain.api_key import GraceStart, KeyStatus, RevocationReason
 from domain.credential import Environment
 from interfaces.cli.exits import EXIT_CODES, Exit
-from interfaces.cli.terminal import say, without_credentials
+from interfaces.cli.terminal import say, without_credentials, write
 
 DESCRIPTION: Final = """\
 Keyledger's operator: accounts, API keys, and the service itself. It works on the database of KEYLEDGER_DATABASE_URL,
@@ -39,14 +40,23 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(Exit.USAGE)
 
 
+class _Version(argparse.Action):
+    """Prints the release and ends."""
+
+    def __call__(self, *_: Any) -> NoReturn:
+        # Loaded here for the same reason: a fifth of the time of every other command line.
+        write(f"keyledger {import_module('importlib.metadata').version('keyledger')}\n")
+        raise SystemExit(Exit.OK)
+
+
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - it has no public name
 
 
 def grammar() -> Parser:
     """The whole command line; what it parses has `run`, the command's `module:function`."""
     root = Parser("keyledger", description=DESCRIPTION)
-    root.add_argument("--version", action="store_const", const="interfaces.cli.service:version", dest="run")
-    nouns = root.add_subparsers(title="commands", metavar="COMMAND", dest="noun")
+    root.add_argument("--version", action=_Version, nargs=0, help="print the release")
+    nouns = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _account(nouns.add_parser("account", help="open, list, suspend and reinstate accounts"))
     _key(nouns.add_parser("key", help="create, list, show, rotate and revoke API keys, and read their history"))
     _projections(nouns.add_parser("projections", help="the views made from the ledger"))
@@ -64,10 +74,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         "".join(words).encode()
     except UnicodeEncodeError:  # bytes outside the locale's encoding; neither JSON nor the ledger could hold them
         parser.error("the command line is not readable text")
-    arguments = parser.parse_args(words)
-    if arguments.run is None:
-        parser.error("a command is needed")
-    return arguments
+    return parser.parse_args(words)
 
 
 def _account(noun: Parser) -> None:

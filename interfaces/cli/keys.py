@@ -1,7 +1,7 @@
 """`keyledger key`: create, list, show, history, revoke, rotate; any account's, as its operator."""
 
 from argparse import Namespace
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Any, TypeVar
 
 import msgspec
@@ -51,7 +51,7 @@ def create(arguments: Namespace, settings: Settings) -> int:
         scopes=None if asked.scopes is None else parsed("scopes", Scopes.parse, asked.scopes),
         # Whether the plan has networks is asked of the customer; an operator may restrict any key.
         networks=None if asked.allowed_ips is None else parsed("allowed_ips", Networks.parse, asked.allowed_ips),
-        expires_at=asked.expires_at,
+        expires_at=asked.expires_at and asked.expires_at.astimezone(UTC),
     )
     with operator(settings) as op:
         account = op.account(arguments.account)

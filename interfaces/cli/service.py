@@ -1,7 +1,6 @@
-"""`keyledger migrate`, `projections rebuild` and `--version`."""
+"""`keyledger migrate` and `keyledger projections rebuild`."""
 
 from argparse import Namespace
-from importlib.metadata import version as version_of
 
 import msgspec
 
@@ -22,13 +21,6 @@ class RebuiltBody(msgspec.Struct):
     """How many events of the ledger the views were made of."""
 
     events: int
-
-
-def version(arguments: Namespace, settings: Settings) -> int:
-    """The release, alone on stdout."""
-    del arguments, settings
-    write(f"keyledger {version_of('keyledger')}\n")
-    return Exit.OK
 
 
 def migrate(arguments: Namespace, settings: Settings) -> int:
