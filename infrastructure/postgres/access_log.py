@@ -32,6 +32,7 @@ TEXT_CHARACTERS_MAX = 512
 HEARTBEAT_SECONDS = 10.0
 PAUSE_SECONDS = (0.01, 0.05, 0.1, 0.2, 0.5)
 CLOSE_SECONDS = 5.0
+STATEMENT_SECONDS = 5.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 log = structlog.get_logger()
@@ -51,7 +52,7 @@ class _Queued:
 class _Connection(psycopg.Connection[TupleRow]):
     """Gives up a statement after ``patience`` seconds, also when the server has stopped without closing the line."""
 
-    patience: float = 10.0
+    patience = 2.0
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         return super().wait(gen, interval, self.patience if timeout is None else timeout)
@@ -83,10 +84,7 @@ class PostgresAccessLog:
     """
     HEARTBEAT = "UPDATE usage.writers SET last_seen_at = clock_timestamp() WHERE run_id = %(run)s"
     ENSURE_PARTITION = "SELECT usage.ensure_partitions(%(day)s, %(day)s)"
-    CONFIGURE = (
-        "SELECT set_config('statement_timeout', '10s', false), set_config('lock_timeout', '10s', false),"
-        " set_config('timezone', 'UTC', false)"
-    )
+    CONFIGURE = "SELECT set_config('statement_timeout', %(statement)s, false), set_config('timezone', 'UTC', false)"
 
     def __init__(  # noqa: PLR0913 - settings with defaults
         self,
@@ -156,7 +154,7 @@ class PostgresAccessLog:
             raise UnavailableError("The access log cannot take the request")
         self._queue.put(_Queued(row, time.monotonic(), waiter, deliver))
         if self._ended.is_set():
-            self._refuse_queued()
+            self._refuse([])
 
     def close(self) -> None:
         """Takes no more rows, writes what is queued within 5 s, and gives up the rest."""
@@ -167,17 +165,19 @@ class PostgresAccessLog:
         self._thread.join()
 
     def _run(self) -> None:
+        batch: list[_Queued] = []
         try:
             while not self._ended.is_set():
                 batch = self._next_batch()
                 if batch:
                     self._write(batch)
+                    batch = []
                 elif not self._ended.is_set():
                     self._heartbeat()
-        finally:
+        finally:  # also after a fault of our own: whoever waits is told, and nothing more is taken
             self._closing.set()
             self._ended.set()
-            self._refuse_queued()
+            self._refuse(batch)
             self._disconnect()
 
     def _next_batch(self) -> list[_Queued]:
@@ -214,13 +214,14 @@ class PostgresAccessLog:
                 time.sleep(PAUSE_SECONDS[min(failures, len(PAUSE_SECONDS) - 1)])
                 failures += 1
             else:
+                if failures:
+                    log.info("access_log_writes_again", rows=len(batch))
                 _tell(batch, None)
                 return
 
     def _commit(self, count: int, values: dict[str, Any], give_up_at: float) -> None:
         connection = self._connected()
-        if not self._buffered:
-            connection.patience = max(give_up_at - time.monotonic(), 0.5)
+        connection.patience = STATEMENT_SECONDS + 1 if self._buffered else max(give_up_at - time.monotonic(), 0.5)
         while True:
             if not self._run_began:
                 connection.execute(self.BEGIN_RUN, {"run": self._run_id, "host": self._host})
@@ -271,7 +272,9 @@ class PostgresAccessLog:
             self._connection = _Connection.connect(
                 self._conninfo, autocommit=True, connect_timeout=2, application_name="keyledger-access-log"
             )
-            self._connection.execute(self.CONFIGURE)
+            # The server gives up a little earlier than we do: then it has said that nothing was written.
+            seconds = STATEMENT_SECONDS if self._buffered else 0.9 * self._patience
+            self._connection.execute(self.CONFIGURE, {"statement": f"{seconds * 1000:.0f}"})
         return self._connection
 
     def _disconnect(self) -> None:
@@ -279,8 +282,7 @@ class PostgresAccessLog:
             self._connection.close()
             self._connection = None
 
-    def _refuse_queued(self) -> None:
-        rest: list[_Queued] = []
+    def _refuse(self, rest: list[_Queued]) -> None:
         with suppress(Empty):
             while True:
                 entry = self._queue.get_nowait()
