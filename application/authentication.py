@@ -4,12 +4,15 @@ grammar → tag → known → proof → `verdict.judge`. What ends early ends ch
 key without a receipt costs a bcrypt.
 """
 
+from concurrent.futures import Future
 from dataclasses import dataclass
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Lock
 
 from application.ports import Clock, CredentialHashes, Keys, StoredKey, Verifiers
+from application.verified_keys import VerifiedKey, VerifiedKeys
 from domain.access import Address, Feature, Scope
 from domain.credential import Environment, PresentedKey, parse_key
+from domain.errors import UnavailableError
 from domain.ids import AccountId, KeyId
 from domain.verdict import Attempt, KeyFacts, Verdict, judge
 
@@ -43,60 +46,109 @@ class Authentication:
         return None if self.facts is None else self.facts.account_id
 
 
-class Authenticator:
-    """Decides whether a credential is accepted, now. Reads the keys' view for every request."""
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What one look-up found: a proven key, or a refusal. ``read_at``: the snapshot's position, 0 for no such key."""
 
-    def __init__(
+    found: VerifiedKey | Authentication
+    read_at: int = 0
+
+
+class Authenticator:
+    """Decides whether a credential is accepted, now.
+
+    ``recall`` answers from memory and is fit for an event loop; what it cannot answer ``look_up`` does, in a thread.
+    """
+
+    def __init__(  # noqa: PLR0913 - the ports it stands on
         self,
         *,
         keys: Keys,
+        verified: VerifiedKeys,
         hashes: CredentialHashes,
         verifiers: Verifiers,
         clock: Clock,
         environments: frozenset[Environment],
     ) -> None:
         self._keys = keys
+        self._verified = verified
         self._hashes = hashes
         self._verifiers = verifiers
         self._clock = clock
         self._environments = environments
         self._bcrypt = BoundedSemaphore(BCRYPT_AT_ONCE)
+        self._readings: dict[bytes, Future[_Reading]] = {}
+        self._reading_lock = Lock()
 
-    def authenticate(
-        self,
-        raw: bytes | None,
-        *,
-        need: Need,
-        client: Address | None,
-        environment: Environment | None = None,
+    def recall(
+        self, raw: bytes | None, *, need: Need, client: Address | None, environment: Environment | None = None
+    ) -> Authentication | None:
+        """The verdict on a credential as sent (None: there was none); None when the key has to be looked up.
+
+        Raises UnavailableError when this process cannot prove that what it remembers is still true.
+        """
+        if raw is None:
+            return _NOTHING_SENT
+        if not self._verified.is_fresh:
+            raise UnavailableError("Cannot prove that the key is still valid")
+        known = self._verified.recall(self._verified.fingerprint(raw))
+        if known is not None:
+            return self._judged(known, need, client, environment)
+        presented = parse_key(raw)
+        if presented is None:
+            return Authentication(Verdict.MALFORMED, key_hash=self._hashes.log_hash(raw))
+        if not self._hashes.tag_is_valid(presented.signed, presented.tag):
+            return Authentication(Verdict.FORGED, key_id=presented.key_id, key_hash=self._hashes.log_hash(raw))
+        return None
+
+    def look_up(
+        self, raw: bytes, *, need: Need, client: Address | None, environment: Environment | None = None
     ) -> Authentication:
-        """The verdict on ``raw``, the credential as sent, None when there was none.
+        """As ``recall``, for a credential that it could not answer; one look-up at a time for each credential.
 
         Raises UnavailableError when the view cannot be read: what cannot be checked is not accepted.
         """
-        if raw is None:
-            return Authentication(Verdict.MISSING)
+        fingerprint = self._verified.fingerprint(raw)
+        applied = self._verified.applied
+        mine: Future[_Reading] = Future()
+        with self._reading_lock:
+            reading = self._readings.setdefault(fingerprint, mine)
+        if reading is mine:
+            try:
+                mine.set_result(self._read(raw, fingerprint))
+            except BaseException as error:
+                mine.set_exception(error)
+                raise
+            finally:
+                with self._reading_lock:
+                    del self._readings[fingerprint]
+        result = reading.result()
+        if reading is not mine and result.read_at < applied:
+            # It was begun before a change that this process knew of when this request came in.
+            result = self._read(raw, fingerprint)
+        found = result.found
+        return found if isinstance(found, Authentication) else self._judged(found, need, client, environment)
+
+    def _judged(
+        self, known: VerifiedKey, need: Need, client: Address | None, environment: Environment | None
+    ) -> Authentication:
+        facts = known.facts
+        attempt = Attempt(client, need.scope, need.feature, self._environments, environment)
+        return Authentication(judge(facts, attempt, self._clock.now()), facts, facts.key_id, known.key_hash)
+
+    def _read(self, raw: bytes, fingerprint: bytes) -> _Reading:
         key_hash = self._hashes.log_hash(raw)
         presented = parse_key(raw)
         if presented is None:
-            return Authentication(Verdict.MALFORMED, key_hash=key_hash)
-        key_id = presented.key_id
-        if not self._hashes.tag_is_valid(presented.signed, presented.tag):
-            return Authentication(Verdict.FORGED, key_id=key_id, key_hash=key_hash)
-        stored = self._keys.stored(key_id)
+            return _Reading(Authentication(Verdict.MALFORMED, key_hash=key_hash))
+        stored = self._keys.stored(presented.key_id)
         if stored is None:
-            return Authentication(Verdict.UNKNOWN, key_id=key_id, key_hash=key_hash)
+            return _Reading(Authentication(Verdict.UNKNOWN, key_id=presented.key_id, key_hash=key_hash))
         if not self._proven(presented, stored):
-            return Authentication(Verdict.WRONG_SECRET, key_id=key_id, key_hash=key_hash)
-        attempt = Attempt(
-            client=client,
-            scope=need.scope,
-            feature=need.feature,
-            environments=self._environments,
-            environment=environment,
-        )
-        verdict = judge(stored.facts, attempt, self._clock.now())
-        return Authentication(verdict, stored.facts, key_id, key_hash)
+            return _Reading(Authentication(Verdict.WRONG_SECRET, key_id=presented.key_id, key_hash=key_hash))
+        key = VerifiedKey(stored.facts, key_hash)
+        self._verified.remember(fingerprint, key, read_at=stored.read_at)
+        return _Reading(key, stored.read_at)
 
     def _proven(self, presented: PresentedKey, stored: StoredKey) -> bool:
         if presented.environment is not stored.facts.environment:
@@ -109,3 +161,6 @@ class Authenticator:
                 return False
         self._keys.keep_receipt(stored.facts.key_id, self._hashes.receipt(presented.raw))
         return True
+
+
+_NOTHING_SENT = Authentication(Verdict.MISSING)

@@ -105,11 +105,15 @@ class KeyView:
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """What authentication reads in one go: the facts, and the proofs. ``receipt`` None: the next use pays bcrypt."""
+    """What authentication reads in one snapshot: the facts, and the proofs.
+
+    ``receipt`` None: the next use pays bcrypt. ``read_at`` is the ledger's last position in that snapshot.
+    """
 
     facts: KeyFacts
     verifier: str
     receipt: bytes | None
+    read_at: int
 
 
 class Keys(Protocol):

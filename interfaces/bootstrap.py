@@ -19,10 +19,10 @@ from application.accounts import AccountManagement
 from application.authentication import Authenticator
 from application.campaigns import CampaignManagement
 from application.deadlines import Deadlines
-from application.freshness import ReadThrough
 from application.keys import KeyManagement
 from application.ledger import Ledger
 from application.usage import Settlement
+from application.verified_keys import VerifiedKeys
 from domain.errors import UnavailableError
 from domain.ids import RequestId, RunId
 from infrastructure.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
@@ -33,6 +33,7 @@ from infrastructure.postgres.access_log import PostgresAccessLog
 from infrastructure.postgres.access_log_partitions import AccessLogPartitions
 from infrastructure.postgres.accounts import AccountsView, PostgresAccounts
 from infrastructure.postgres.campaigns import CampaignsView, PostgresCampaigns
+from infrastructure.postgres.freshness import DatabaseClock, LedgerFollower, PostgresFreshness, elapsed
 from infrastructure.postgres.health import PostgresHealth
 from infrastructure.postgres.history import PostgresHistory
 from infrastructure.postgres.keys import KeysView, PostgresKeys
@@ -61,7 +62,7 @@ class Core:
     """What every process of the service builds first."""
 
     settings: Settings
-    clock: SystemClock
+    clock: DatabaseClock
     entropy: SystemEntropy
     ring: SecretRing
     verifiers: BcryptVerifier
@@ -81,7 +82,7 @@ class Management:
     campaigns: CampaignManagement
     rebuilder: Rebuilder
     new_request_id: Callable[[], RequestId]
-    clock: SystemClock
+    clock: DatabaseClock
 
 
 def start_logging(settings: Settings, *, service: str) -> None:
@@ -153,11 +154,12 @@ def open_core(settings: Settings, conninfo: str, stack: ExitStack) -> Core:
     entropy = SystemEntropy()
     ring = _secrets(settings, entropy)
     database = stack.enter_context(Database(conninfo, size_max=settings.database_connections))
+    clock = DatabaseClock(SystemClock().now)
     recorder = PostgresRecorder(database, [AccountsView(), KeysView(), CampaignsView(), UsageTotals()])
     ledger = Ledger(PostgresLedgerFactory(recorder))
     return Core(
         settings=settings,
-        clock=SystemClock(),
+        clock=clock,
         entropy=entropy,
         ring=ring,
         verifiers=BcryptVerifier(settings.bcrypt_cost),
@@ -171,7 +173,7 @@ def open_core(settings: Settings, conninfo: str, stack: ExitStack) -> Core:
 
 def management(core: Core) -> Management:
     """The use cases that change things."""
-    cache = ReadThrough()
+    cache = PostgresFreshness(core.database, lease=core.settings.lease)
     return Management(
         keys=KeyManagement(
             ledger=core.ledger,
@@ -210,20 +212,28 @@ def http_app() -> ASGIApp:
         conninfo, _ = open_database(settings, stack)
         core = open_core(settings, conninfo, stack)
         manage = management(core)
+        run_id, host = core.entropy.new(RunId), f"{platform.node()}:{os.getpid()}"
         threads = ThreadPoolExecutor(settings.database_connections, thread_name_prefix="authenticate")
         stack.callback(threads.shutdown, cancel_futures=True)
         access_log = stack.enter_context(
             PostgresAccessLog(
                 conninfo,
                 entropy=core.entropy,
-                run_id=core.entropy.new(RunId),
-                host=f"{platform.node()}:{os.getpid()}",
+                run_id=run_id,
+                host=host,
                 durability=settings.access_log_durability,
                 window=settings.settlement_window,
             )
         )
+        verified = VerifiedKeys(capacity=settings.cache_keys, fingerprint=core.ring.receipt, elapsed=elapsed)
+        stack.enter_context(
+            LedgerFollower(
+                conninfo, keys=verified, clock=core.clock, lease=settings.lease, process_id=run_id, host=host
+            )
+        )
         authenticator = Authenticator(
             keys=core.keys,
+            verified=verified,
             hashes=core.ring,
             verifiers=core.verifiers,
             clock=core.clock,
@@ -239,7 +249,7 @@ def http_app() -> ASGIApp:
             ),
             key_management=manage.keys,
             campaign_management=manage.campaigns,
-            health=PostgresHealth(core.database),
+            health=PostgresHealth(core.database, verified),
             cursors=core.ring,
             new_request_id=manage.new_request_id,
             log_request=log_request,

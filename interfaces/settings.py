@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
+from application.verified_keys import Lease
 from domain.credential import Environment
 
 Durability = Literal["commit", "buffered"]
@@ -54,6 +55,11 @@ class Settings:
     """A larger request body is 413; the largest legitimate one is a few kilobytes."""
     bcrypt_cost: int = 12
     """Each step doubles the work of hashing; below 10 is refused."""
+    lease: Lease = field(default_factory=Lease)
+    """KEYLEDGER_LEASE_SECONDS: how long a serving process may believe its memory without asking PostgreSQL. Longer
+    survives longer silences of the database; a revoke waits as long for a process that cannot be reached."""
+    cache_keys: int = 100_000
+    """Keys that one serving process remembers, about a kilobyte each; the least recently used leave first."""
     log_format: LogFormat = "console"
     """`console` on a terminal, `json` otherwise, unless set."""
     demo: bool = True
@@ -81,6 +87,8 @@ class Settings:
             database_connections=values.number("DATABASE_CONNECTIONS", default.database_connections, low=2, high=100),
             body_bytes_max=values.number("BODY_BYTES_MAX", default.body_bytes_max, low=1024, high=10_485_760),
             bcrypt_cost=values.number("BCRYPT_COST", default.bcrypt_cost, low=10, high=16),
+            lease=Lease(values.number("LEASE_SECONDS", int(default.lease.seconds), low=1, high=60)),
+            cache_keys=values.number("CACHE_KEYS", default.cache_keys, low=1, high=10_000_000),
             log_format=values.choice("LOG_FORMAT", ("json", "console"), terminal),
             demo=values.choice("DEMO", ("0", "1"), "1") == "1",
             settlement_window=timedelta(seconds=values.number("SETTLEMENT_WINDOW_SECONDS", 10, low=1, high=600)),

@@ -1,5 +1,7 @@
 """Can a key be verified, and do the views follow."""
 
+from application.verified_keys import VerifiedKeys
+from domain.errors import UnavailableError
 from infrastructure.postgres.pool import Database
 
 
@@ -9,11 +11,14 @@ class PostgresHealth:
     VERIFIABLE = "SELECT k.key_id FROM views.keys AS k JOIN credentials.verifiers AS v ON v.key_id = k.key_id LIMIT 1"
     VIEWS = "SELECT view, error FROM views.progress ORDER BY view"
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, verified: VerifiedKeys) -> None:
         self._database = database
+        self._verified = verified
 
     def check(self) -> dict[str, str]:
-        """Each following view with ``ok`` or why it stopped; UnavailableError when the database cannot be read."""
+        """Each following view with ``ok`` or why it stopped; UnavailableError when no key can be verified."""
+        if not self._verified.is_fresh:
+            raise UnavailableError("Cannot prove that a key is still valid")
         with self._database.cursor() as cursor:
             cursor.execute(self.VERIFIABLE).fetchone()
             rows = cursor.execute(self.VIEWS).fetchall()

@@ -139,10 +139,11 @@ class PostgresKeys:
                 ELSE 'active' END)
         ORDER BY created_position DESC LIMIT %(limit)s
     """
-    # Three look-ups by primary key, whatever the number of keys.
+    # Three look-ups by primary key and one end of an index, whatever the number of keys.
     STORED = """
         SELECT k.key_id, k.account_id, k.environment, k.name, k.scopes, k.allowed_ips, k.disabled, k.revoked_at,
-               k.expires_at, k.retires_at, a.suspended, a.plan, k.position, k.replaced_by, v.verifier, v.receipt
+               k.expires_at, k.retires_at, a.suspended, a.plan, k.position, k.replaced_by, v.verifier, v.receipt,
+               (SELECT max(position) FROM ledger.events)
         FROM views.keys AS k
         JOIN views.accounts AS a ON a.account_id = k.account_id
         JOIN credentials.verifiers AS v ON v.key_id = k.key_id
@@ -271,7 +272,7 @@ def _view(row: TupleRow) -> KeyView:
 
 def _stored(row: TupleRow) -> StoredKey:
     (key_id, account_id, environment, name, scopes, allowed_ips, disabled, revoked_at, expires_at, retires_at,
-     suspended, plan, position, replaced_by, verifier, receipt) = row  # fmt: skip
+     suspended, plan, position, replaced_by, verifier, receipt, read_at) = row  # fmt: skip
     facts = KeyFacts(
         key_id=KeyId(key_id),
         account_id=AccountId(account_id),
@@ -288,4 +289,4 @@ def _stored(row: TupleRow) -> StoredKey:
         position=position,
         replaced_by=_optional_key(replaced_by),
     )
-    return StoredKey(facts, verifier, None if receipt is None else bytes(receipt))
+    return StoredKey(facts, verifier, None if receipt is None else bytes(receipt), read_at)

@@ -7,12 +7,32 @@ from typing import Self
 
 import psycopg
 from psycopg import Connection, Cursor
+from psycopg.abc import RV, PQGen
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
 from domain.errors import UnavailableError
 
 _GONE = "The database cannot be reached"
+
+
+class PatientConnection(Connection[TupleRow]):
+    """A connection that gives up a statement after ``patience`` seconds, also when its peer has fallen silent.
+
+    statement_timeout is the server's promise; a server that is stopped, or a line that swallows packets, keeps none.
+    """
+
+    patience_seconds = 10.0
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        """As psycopg's, with a bound where it has none; OperationalError, and closed, when it is reached."""
+        if timeout is not None:
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(gen, interval, self.patience_seconds)
+        except psycopg.errors._WaitTimeout as error:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - psycopg's only word for it
+            self.close()
+            raise psycopg.OperationalError("the server has fallen silent") from error
 
 
 class Database:
@@ -40,6 +60,7 @@ class Database:
         self._statement_ms = str(int(statement.total_seconds() * 1000))
         self._pool: ConnectionPool[Connection[TupleRow]] = ConnectionPool(
             conninfo,
+            connection_class=PatientConnection,
             kwargs={"autocommit": True, "connect_timeout": 5, "application_name": "keyledger"},
             min_size=1,
             max_size=size_max,

@@ -72,8 +72,11 @@ class Gate:
 
     async def _authenticate(self, raw: bytes | None, need: Need, record: RequestRecord) -> Authentication:
         keeper = self._keeper
-        check = partial(keeper.authenticator.authenticate, raw, need=need, client=record.client)
-        return await asyncio.get_running_loop().run_in_executor(keeper.threads, check)
+        remembered = keeper.authenticator.recall(raw, need=need, client=record.client)
+        if remembered is not None or raw is None:
+            return remembered or Authentication(Verdict.MISSING)
+        look_up = partial(keeper.authenticator.look_up, raw, need=need, client=record.client)
+        return await asyncio.get_running_loop().run_in_executor(keeper.threads, look_up)
 
     async def _write_row(
         self, scope: Scope, record: RequestRecord, authentication: Authentication, status: int
