@@ -42,7 +42,8 @@ def command(name: str) -> Command:
 def _run(words: Sequence[str]) -> int:
     try:
         arguments = parse(words)
-        return command(arguments.run)(arguments, Settings.read())
+        settings = Settings.read()  # before the command's module: a bad setting is told at once
+        return command(arguments.run)(arguments, settings)
     except SystemExit as end:  # argparse after `--help` or an error; a signal that ends a command in order
         return end.code if isinstance(end.code, int) else Exit.OK
 

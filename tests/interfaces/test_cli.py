@@ -202,7 +202,6 @@ def test_rebuilt_views_show_the_same_keys(keyledger: Keyledger, account: str, ke
     [
         ("key", "show", "key_000000000"),
         ("key", "revoke", "not an id"),
-        ("key", "list", "--account", "acc_0000000000000000"),
         ("account", "suspend", "acc_0000000000000000"),
     ],
 )
