@@ -24,6 +24,7 @@ TAG_BYTES = 11
 # What a secret scanner (gitleaks, and those that take its rules) needs to find our credentials in text.
 SCANNER_RULE = r"\b(?:sk_(?:dev|staging|live)|inv)_[0-9A-Za-z]{9}_[0-9A-Za-z]{43}\b"
 
+_WITH_SECRET = re.compile(r"((?:sk_(?:dev|staging|live)|inv)_[0-9A-Za-z]{9})_[0-9A-Za-z]+")
 _KEY = re.compile(rb"sk_(live|staging|dev)_([0-9A-Za-z]{9})_[0-9A-Za-z]{32}([0-9A-Za-z]{11})")
 _INVITE = re.compile(rb"inv_([0-9A-Za-z]{9})_[0-9A-Za-z]{32}([0-9A-Za-z]{11})")
 
@@ -148,6 +149,11 @@ def parse_invite(raw: bytes) -> PresentedKey | None:
         return None
     invite_id, tag = match.groups()
     return PresentedKey(raw, None, invite_id.decode("ascii"), raw[:-TAG_BYTES], tag)
+
+
+def without_secrets(text: str) -> str:
+    """The text with each credential in it, whole or cut, reduced to its public prefix and an ellipsis."""
+    return _WITH_SECRET.sub(r"\1…", text)
 
 
 def mint_key(

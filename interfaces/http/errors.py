@@ -22,6 +22,7 @@ from litestar.exceptions import HTTPException, SerializationException, Validatio
 from litestar.params import ParameterKwarg
 from structlog.typing import FilteringBoundLogger
 
+from domain.credential import without_secrets
 from domain.errors import (
     ConflictError,
     FieldProblem,
@@ -121,8 +122,8 @@ def _rendered(
 
 
 def _shown(words: str) -> str:
-    # Words may repeat what the client sent: they are cut, and a lone surrogate would not encode.
-    return words[:WORDS_CHARACTERS_MAX].encode("utf-8", "backslashreplace").decode()
+    # Words may repeat what the client sent: secrets go, the rest is cut, and a lone surrogate would not encode.
+    return without_secrets(words)[:WORDS_CHARACTERS_MAX].encode("utf-8", "backslashreplace").decode()
 
 
 def _headers(error: KeyledgerError, *, token_sent: bool) -> tuple[tuple[bytes, bytes], ...]:
