@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from domain.api_key import KeyStatus
+from domain.attempt_limit import Decision
 from domain.credential import Environment
 from domain.errors import UnavailableError
 from domain.ids import AccountId, CampaignId, KeyId, RunId
@@ -216,8 +217,7 @@ class Campaigns(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class AccessRow:
+class AccessRow(NamedTuple):
     """One request to a protected route, as the access log keeps it: no body, no query, no credential.
 
     ``outcome`` is the verdict's text; ``key_id`` the id that was presented, also when the credential was refused
@@ -235,6 +235,18 @@ class AccessRow:
     key_hash: str | None
     client_ip: str | None
     request_id: str
+
+
+class Attempts(Protocol):
+    """Failed attempts, counted for all processes together."""
+
+    def count(self, network: str, now: datetime) -> Decision:
+        """Counts one failed attempt of that network, atomically, and decides on it."""
+        ...
+
+    def forget(self, now: datetime) -> int:
+        """Drops what no longer matters; answers how much."""
+        ...
 
 
 class AccessLog(Protocol):

@@ -16,6 +16,7 @@ from litestar.types import ASGIApp
 from psycopg.conninfo import conninfo_to_dict
 
 from application.accounts import AccountManagement
+from application.attempts import AttemptLimiter
 from application.authentication import Authenticator
 from application.campaigns import CampaignManagement
 from application.deadlines import Deadlines
@@ -23,6 +24,7 @@ from application.keys import KeyManagement
 from application.ledger import Ledger
 from application.usage import Settlement
 from application.verified_keys import VerifiedKeys
+from domain.attempt_limit import AttemptLimit
 from domain.errors import UnavailableError
 from domain.ids import RequestId, RunId
 from infrastructure.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
@@ -32,6 +34,7 @@ from infrastructure.observability import SERVER_LOGGING, assert_redacting, confi
 from infrastructure.postgres.access_log import PostgresAccessLog
 from infrastructure.postgres.access_log_partitions import AccessLogPartitions
 from infrastructure.postgres.accounts import AccountsView, PostgresAccounts
+from infrastructure.postgres.attempts import PostgresAttempts
 from infrastructure.postgres.campaigns import CampaignsView, PostgresCampaigns
 from infrastructure.postgres.freshness import DatabaseClock, LedgerFollower, PostgresFreshness, elapsed
 from infrastructure.postgres.health import PostgresHealth
@@ -54,6 +57,8 @@ __all__ = [
 
 SECRET_FILE = "secret.keys"  # noqa: S105 - a file's name
 SWEEP_EVERY = timedelta(seconds=2)
+FORGET_EVERY = timedelta(minutes=1)
+LIMITER_THREADS = 2
 PARTITIONS_EVERY = timedelta(hours=1)
 
 
@@ -203,6 +208,11 @@ def management(core: Core) -> Management:
     )
 
 
+def attempts(core: Core) -> PostgresAttempts:
+    """The failed attempts of all processes."""
+    return PostgresAttempts(core.database, AttemptLimit(attempts=core.settings.failed_attempts_per_minute))
+
+
 def http_app() -> ASGIApp:
     """The application of one serving process, built from its environment; granian calls this in each worker."""
     settings = Settings.read()
@@ -215,6 +225,8 @@ def http_app() -> ASGIApp:
         run_id, host = core.entropy.new(RunId), f"{platform.node()}:{os.getpid()}"
         threads = ThreadPoolExecutor(settings.database_connections, thread_name_prefix="authenticate")
         stack.callback(threads.shutdown, cancel_futures=True)
+        limiter_threads = ThreadPoolExecutor(LIMITER_THREADS, thread_name_prefix="limit")
+        stack.callback(limiter_threads.shutdown, cancel_futures=True)
         access_log = stack.enter_context(
             PostgresAccessLog(
                 conninfo,
@@ -242,10 +254,12 @@ def http_app() -> ASGIApp:
         services = HttpServices(
             gatekeeper=Gatekeeper(
                 authenticator=authenticator,
+                limiter=AttemptLimiter(attempts=attempts(core), clock=core.clock),
                 access_log=access_log,
                 awaits_commit=settings.access_log_durability == "commit",
                 clock=core.clock,
                 threads=threads,
+                limiter_threads=limiter_threads,
             ),
             key_management=manage.keys,
             campaign_management=manage.campaigns,
@@ -279,6 +293,7 @@ def run_background(settings: Settings, stop: Flag) -> None:
             "expiry": Job(SWEEP_EVERY, deadlines.expire),
             "rotation": Job(SWEEP_EVERY, deadlines.flag_rotation),
             "grace": Job(SWEEP_EVERY, deadlines.begin_grace),
+            "attempts": Job(FORGET_EVERY, lambda: attempts(core).forget(core.clock.now())),
             "partitions": Job(PARTITIONS_EVERY, lambda: partitions.ensure_partitions(days_ahead=7)),
         }
         tailer = Tailer(core.database, core.recorder, [UsageHistory()])

@@ -47,6 +47,8 @@ class Settings:
     """`commit`: no answer before its access row is on disk. `buffered`: faster, may lose 200 ms of rows at a crash."""
     access_log_days: int = 90
     """How long access rows are kept."""
+    failed_attempts_per_minute: int = 20
+    """Refused credentials that one client network (IPv4 address, IPv6 /64) may send a minute before it gets 429."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     """Networks whose X-Forwarded-For is believed; nobody's by default."""
     database_connections: int = 8
@@ -83,6 +85,9 @@ class Settings:
             environments=frozenset(values.listed("ENVIRONMENTS", Environment)) or default.environments,
             access_log_durability=values.choice("ACCESS_LOG_DURABILITY", ("commit", "buffered"), "commit"),
             access_log_days=values.number("ACCESS_LOG_DAYS", default.access_log_days, low=1, high=3650),
+            failed_attempts_per_minute=values.number(
+                "FAILED_ATTEMPTS_PER_MINUTE", default.failed_attempts_per_minute, low=1, high=1_000_000
+            ),
             trusted_proxies=tuple(values.listed("TRUSTED_PROXIES", ip_network)),
             database_connections=values.number("DATABASE_CONNECTIONS", default.database_connections, low=2, high=100),
             body_bytes_max=values.number("BODY_BYTES_MAX", default.body_bytes_max, low=1024, high=10_485_760),

@@ -8,7 +8,7 @@ from litestar import Litestar, Router
 from litestar.di import Provide
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.types import ASGIApp
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from application.campaigns import CampaignManagement
 from application.keys import KeyManagement
@@ -19,11 +19,14 @@ from interfaces.http.caller import caller_dependencies
 from interfaces.http.campaigns import campaigns_router
 from interfaces.http.edge import Edge, RequestLine
 from interfaces.http.errors import EXCEPTION_HANDLERS
+from interfaces.http.forward import PATH as FORWARD_PATH
+from interfaces.http.forward import Forward
 from interfaces.http.gate import Gate, Gatekeeper
 from interfaces.http.health import health_router
 from interfaces.http.keys import keys_router
 from interfaces.http.request import TrustedProxies
-from interfaces.http.schema import DESCRIPTION
+from interfaces.http.schema import DESCRIPTION, schema_router
+from interfaces.http.verify import verify_router
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ def create_app(services: HttpServices) -> ASGIApp:
 
     protected = Router(
         "/",
-        route_handlers=[keys_router(), campaigns_router()],
+        route_handlers=[keys_router(), campaigns_router(), verify_router()],
         middleware=[gate],
         dependencies=caller_dependencies(services.gatekeeper.clock),
         security=[{"apiKey": []}],
@@ -66,6 +69,7 @@ def create_app(services: HttpServices) -> ASGIApp:
             "campaign_management": given(services.campaign_management),
             "health": given(services.health),
             "cursors": given(services.cursors),
+            "gatekeeper": given(services.gatekeeper),
         },
         exception_handlers=EXCEPTION_HANDLERS,
         request_class=JsonRequest,
@@ -74,7 +78,7 @@ def create_app(services: HttpServices) -> ASGIApp:
             title="Keyledger",
             version="1",
             description=DESCRIPTION,
-            path="/schema",
+            openapi_router=schema_router(),
             render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
         ),
         on_shutdown=[services.close],
@@ -83,8 +87,18 @@ def create_app(services: HttpServices) -> ASGIApp:
         debug=False,
         pdb_on_exception=False,
     )
+    forward = Forward(services.gatekeeper, trusted_proxies=services.trusted_proxies)
+
+    async def door(scope: Scope, receive: Receive, send: Send) -> None:
+        """Proxies' questions go past the framework: they are most of the traffic, and need none of it."""
+        path: str = scope["path"] if scope["type"] == "http" else ""
+        if path.startswith(FORWARD_PATH) and path[len(FORWARD_PATH) :][:1] in {"", "/"}:
+            await forward(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
     return Edge(
-        app,
+        door,
         new_request_id=services.new_request_id,
         trusted_proxies=services.trusted_proxies,
         log_request=services.log_request,

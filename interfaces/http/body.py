@@ -2,8 +2,11 @@
 
 Litestar decodes without a type and then converts leniently: it takes `"86400"` for 86400, a number for a time and
 `"null"` for null, and it answers 500 to invalid UTF-8 (UnicodeDecodeError) and to deep nesting (RecursionError).
+
+An object that names a field twice is refused (RFC 7493 section 2.3): a proxy that filters bodies may read the other.
 """
 
+import json
 from functools import lru_cache
 from typing import Any
 
@@ -35,13 +38,20 @@ class JsonRequest(Request[Any, Any, Any]):
 def decode(raw: bytes, kind: Any) -> Any:
     """Decode JSON (RFC 8259) into that type; MalformedError when unreadable, InvalidError naming the field."""
     try:
-        return _decoder(kind).decode(raw)
+        value = _decoder(kind).decode(raw)
+        json.loads(raw, object_pairs_hook=_unambiguous, parse_int=str)  # str: int has a limit on digits
     except msgspec.ValidationError as error:
         raise InvalidError((problem_of(error),)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError("The request body is not readable JSON") from error
+    return value
 
 
 @lru_cache(maxsize=256)
 def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
+
+
+def _unambiguous(fields: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in fields}) != len(fields):
+        raise MalformedError("The request body names a field twice")

@@ -1,4 +1,4 @@
-"""The gate in front of protected routes: authenticates, answers or lets through, and leaves one access row.
+"""The gate: authenticates a request, refuses it or lets it through, and leaves one access row.
 
 With `commit` durability nothing of an answer is sent before its row is committed; when it cannot be, the answer is 503.
 """
@@ -13,9 +13,12 @@ from typing import Any, cast
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
+from application.attempts import AttemptLimiter
 from application.authentication import Authentication, Authenticator, Need
 from application.ports import AccessLog, AccessRow, Clock
-from domain.errors import ForbiddenError, KeyledgerError, UnauthenticatedError, UnavailableError
+from domain.access import Address
+from domain.credential import Environment
+from domain.errors import ForbiddenError, KeyledgerError, RateLimitedError, UnauthenticatedError, UnavailableError
 from domain.verdict import Verdict
 from interfaces.http.errors import render
 from interfaces.http.request import RequestRecord, credential_of, record_of
@@ -26,14 +29,81 @@ ENDPOINT_CHARACTERS_MAX = 512
 
 @dataclass(frozen=True, slots=True)
 class Gatekeeper:
-    """What the gate works with."""
+    """Authenticates, limits and logs; the part of the gate that every protected door shares."""
 
     authenticator: Authenticator
+    limiter: AttemptLimiter
     access_log: AccessLog
     awaits_commit: bool
     """Whether an answer waits for its access row's commit."""
     clock: Clock
     threads: Executor
+    """Where keys are looked up that are not in memory."""
+    limiter_threads: Executor
+    """Apart from the look-ups: a flood of forged keys must not stand in the way of good ones."""
+
+    async def authenticate(
+        self, raw: bytes | None, *, need: Need, client: Address | None, environment: Environment | None = None
+    ) -> Authentication:
+        """The verdict on a credential, from memory where it is there; UnavailableError when it cannot be proven."""
+        remembered = self.authenticator.recall(raw, need=need, client=client, environment=environment)
+        if remembered is not None or raw is None:
+            return remembered or Authentication(Verdict.MISSING)
+        look_up = partial(self.authenticator.look_up, raw, need=need, client=client, environment=environment)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, look_up)
+
+    async def refuse(
+        self, authentication: Authentication, *, need: Need, client: Address | None
+    ) -> KeyledgerError | None:
+        """What the caller is told: nothing when accepted; of a refused credential never the reason.
+
+        A refused credential counts against its client network, and over the limit the answer is RateLimitedError.
+        """
+        verdict = authentication.verdict
+        if verdict is Verdict.OK:
+            return None
+        if not verdict.is_credential_refusal:
+            return ForbiddenError(scope=need.scope if verdict is Verdict.INSUFFICIENT_SCOPE else None)
+        if verdict is not Verdict.MISSING:
+            wait = self.limiter.blocked_for(client)
+            if wait is None and client is not None:
+                count = partial(self.limiter.count, client)
+                wait = await asyncio.get_running_loop().run_in_executor(self.limiter_threads, count)
+            if wait is not None:
+                return RateLimitedError(wait)
+        return UnauthenticatedError()
+
+    async def log(  # noqa: PLR0913 - a row's columns
+        self,
+        authentication: Authentication,
+        *,
+        method: str,
+        endpoint: str,
+        status: int,
+        client: Address | None,
+        request_id: str,
+    ) -> None:
+        """Leaves the access row, and with `commit` durability waits for it; UnavailableError when it cannot be left."""
+        row = AccessRow(
+            self.clock.now(),
+            method,
+            endpoint[:ENDPOINT_CHARACTERS_MAX],
+            status,
+            authentication.verdict.value,
+            authentication.verdict is Verdict.OK,
+            authentication.key_id,
+            authentication.account_id,
+            authentication.key_hash,
+            None if client is None else str(client),
+            request_id,
+        )
+        if not self.awaits_commit:
+            self.access_log.submit(row, None, _nobody_waits)
+            return
+        loop = asyncio.get_running_loop()
+        committed: asyncio.Future[None] = loop.create_future()
+        self.access_log.submit(row, committed, partial(_deliver, loop))
+        await committed
 
 
 class Gate:
@@ -57,61 +127,34 @@ class Gate:
             held.append(message)
 
         try:
-            record.authentication = authentication = await self._authenticate(raw, need, record)
-            refusal = refusal_of(authentication, need)
+            record.authentication = await self._keeper.authenticate(raw, need=need, client=record.client)
+            refusal = await self._keeper.refuse(record.authentication, need=need, client=record.client)
+            if isinstance(refusal, RateLimitedError):
+                # A flood leaves no row for each of its attempts.
+                await render(refusal, token_sent=True)(scope, receive, send)
+                return
             if refusal is None:
                 await self._app(scope, receive, hold)
             else:
                 await render(refusal, token_sent=raw is not None)(scope, receive, hold)
-            await self._write_row(scope, record, authentication, _status(held))
+            await self._log(scope, record, record.authentication, held)
         except UnavailableError as error:
             await render(error, token_sent=raw is not None)(scope, receive, send)
             return
         for message in held:
             await send(message)
 
-    async def _authenticate(self, raw: bytes | None, need: Need, record: RequestRecord) -> Authentication:
-        keeper = self._keeper
-        remembered = keeper.authenticator.recall(raw, need=need, client=record.client)
-        if remembered is not None or raw is None:
-            return remembered or Authentication(Verdict.MISSING)
-        look_up = partial(keeper.authenticator.look_up, raw, need=need, client=record.client)
-        return await asyncio.get_running_loop().run_in_executor(keeper.threads, look_up)
-
-    async def _write_row(
-        self, scope: Scope, record: RequestRecord, authentication: Authentication, status: int
+    async def _log(
+        self, scope: Scope, record: RequestRecord, authentication: Authentication, held: list[Message]
     ) -> None:
-        row = AccessRow(
-            occurred_at=self._keeper.clock.now(),
+        await self._keeper.log(
+            authentication,
             method=str(cast("dict[str, Any]", scope)["method"]),
-            endpoint=str(scope["path"])[:ENDPOINT_CHARACTERS_MAX],
-            status=status,
-            outcome=authentication.verdict.value,
-            accepted=authentication.verdict is Verdict.OK,
-            key_id=authentication.key_id,
-            account_id=authentication.account_id,
-            key_hash=authentication.key_hash,
-            client_ip=None if record.client is None else str(record.client),
+            endpoint=scope["path"],
+            status=next((message["status"] for message in held if message["type"] == "http.response.start"), 500),
+            client=record.client,
             request_id=record.request_id,
         )
-        log = self._keeper.access_log
-        if not self._keeper.awaits_commit:
-            log.submit(row, None, _nobody_waits)
-            return
-        loop = asyncio.get_running_loop()
-        committed: asyncio.Future[None] = loop.create_future()
-        log.submit(row, committed, partial(_deliver, loop))
-        await committed
-
-
-def refusal_of(authentication: Authentication, need: Need) -> KeyledgerError | None:
-    """What the caller is told: nothing when accepted; of a refused credential never the reason."""
-    verdict = authentication.verdict
-    if verdict is Verdict.OK:
-        return None
-    if verdict.is_credential_refusal:
-        return UnauthenticatedError()
-    return ForbiddenError(scope=need.scope if verdict is Verdict.INSUFFICIENT_SCOPE else None)
 
 
 def _deliver(loop: asyncio.AbstractEventLoop, waiters: Sequence[Any], error: UnavailableError | None) -> None:
@@ -132,7 +175,3 @@ def _resolve(waiters: Sequence["asyncio.Future[None]"], error: UnavailableError 
 
 def _nobody_waits(waiters: Sequence[Any], error: UnavailableError | None) -> None:
     del waiters, error
-
-
-def _status(held: list[Message]) -> int:
-    return next((message["status"] for message in held if message["type"] == "http.response.start"), 500)

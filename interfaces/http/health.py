@@ -1,10 +1,9 @@
 """``/health``: is the process alive, and can it verify a key."""
 
-from typing import Annotated
-
 import msgspec
 from litestar import Router, get
-from litestar.params import Dependency
+from litestar.di import NamedDependency
+from litestar.params import SkipValidation
 
 from application.ports import Health
 
@@ -29,7 +28,7 @@ def live() -> Alive:
 
 
 @get("/ready", sync_to_thread=True, summary="Readiness")
-def ready(health: Annotated[Health, Dependency(skip_validation=True)]) -> Ready:
+def ready(health: NamedDependency[SkipValidation[Health]]) -> Ready:
     """200 only when a key can be verified; 503 says what is missing."""
     return Ready("ok", health.check())
 

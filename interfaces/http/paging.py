@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Annotated, Generic, TypeVar
 
 import msgspec
-from litestar.params import Dependency, QueryParameter
+from litestar.di import NamedDependency
+from litestar.params import QueryParameter, SkipValidation
 
 from application.ports import Cursors
 from domain.errors import MalformedError
@@ -12,7 +13,7 @@ from domain.errors import MalformedError
 Item = TypeVar("Item")
 Limit = Annotated[int, QueryParameter(ge=1, le=100, description="How many at most.")]
 Cursor = Annotated[str | None, QueryParameter(max_length=512, description="`next_cursor` of the page before.")]
-GivenCursors = Annotated[Cursors, Dependency(skip_validation=True)]
+GivenCursors = NamedDependency[SkipValidation[Cursors]]
 """A port is a protocol, which cannot be checked at run time; the composition root gives it."""
 LIMIT_DEFAULT = 50
 

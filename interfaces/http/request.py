@@ -1,6 +1,7 @@
 """What is known of one request before any route sees it: its id, its credential, and where it came from."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, cast
 
@@ -68,8 +69,8 @@ def client_of(scope: Scope, trusted: TrustedProxies) -> Address | None:
     None when no address can be told. A forwarded hop that cannot be read ends the walk at the proxy that sent it.
     """
     peer: tuple[str, int] | None = scope["client"]
-    address = parse_address(peer[0]) if peer else None
-    if address is None or not _is_trusted(address, trusted):
+    address = _peer_address(peer[0]) if peer else None
+    if address is None or not trusted or not _is_trusted(address, trusted):
         return address
     for hop in _forwarded_hops(scope):
         forwarded = parse_address(hop)
@@ -79,6 +80,19 @@ def client_of(scope: Scope, trusted: TrustedProxies) -> Address | None:
         if not _is_trusted(address, trusted):
             break
     return address
+
+
+def is_from_trusted_proxy(scope: Scope, trusted: TrustedProxies) -> bool:
+    """Whether the peer itself, and not only somebody it speaks for, is one of the proxies."""
+    peer: tuple[str, int] | None = scope["client"]
+    address = _peer_address(peer[0]) if peer else None
+    return address is not None and _is_trusted(address, trusted)
+
+
+@lru_cache(maxsize=4096)
+def _peer_address(text: str) -> Address | None:
+    # The same few peers ask again and again; reading an address costs more than all else that is known of it.
+    return parse_address(text)
 
 
 def _forwarded_hops(scope: Scope) -> list[str]:

@@ -1,6 +1,12 @@
 """What `/schema` says beyond the routes: the errors, one description for all."""
 
+from typing import Any
+
 import msgspec
+from litestar import Router
+from litestar.connection import ASGIConnection
+from litestar.exceptions import NotFoundException
+from litestar.handlers import BaseRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 
 DESCRIPTION = """API keys as an event log. Send your key as `Authorization: Bearer sk_live_…`.
@@ -43,3 +49,14 @@ _WORDS = {
 }
 ERRORS = {status: ResponseSpec(ErrorBody, description=words) for status, words in _WORDS.items()}
 """The errors that any protected route may answer with."""
+
+
+def schema_router() -> Router:
+    """Where the document is; below it, nothing."""
+    return Router("/schema", route_handlers=[], include_in_schema=False, guards=[_refuse_unknown_path])
+
+
+def _refuse_unknown_path(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    # Litestar has a handler of its own for what it does not know below the document's path, and answers it in HTML.
+    if connection.path_params:
+        raise NotFoundException

@@ -1,0 +1,53 @@
+"""Failed authentication attempts are rate-limited, for each client network, over all processes together.
+
+A network that is over its limit is remembered here until it may try again, so that a flood costs memory reads and
+nothing else. A valid key is never asked about its network.
+"""
+
+from collections import OrderedDict
+from datetime import datetime, timedelta
+
+from application.ports import Attempts, Clock
+from domain.access import Address, client_network
+
+REMEMBERED_MAX = 10_000
+
+
+class AttemptLimiter:
+    """Answers how long a refused client has to wait, None when it may be told of its refusal."""
+
+    def __init__(self, *, attempts: Attempts, clock: Clock) -> None:
+        self._attempts = attempts
+        self._clock = clock
+        self._blocked: OrderedDict[str, datetime] = OrderedDict()
+
+    def blocked_for(self, client: Address | None) -> timedelta | None:
+        """The wait of a network known here to be over its limit; from memory."""
+        if client is None or not self._blocked:
+            return None
+        network = client_network(client)
+        until = self._blocked.get(network)
+        if until is None:
+            return None
+        wait = until - self._clock.now()
+        if wait > timedelta():
+            return wait
+        self._blocked.pop(network, None)
+        return None
+
+    def count(self, client: Address | None) -> timedelta | None:
+        """Counts one failed attempt; the wait when it was one too many. One round-trip to the database.
+
+        A client without an address cannot be told from others and is not limited.
+        """
+        if client is None:
+            return None
+        network = client_network(client)
+        now = self._clock.now()
+        decision = self._attempts.count(network, now)
+        if decision.retry_after is None:
+            return None
+        self._blocked[network] = now + decision.retry_after
+        if len(self._blocked) > REMEMBERED_MAX:
+            self._blocked.popitem(last=False)
+        return decision.retry_after

@@ -1,0 +1,114 @@
+"""``/auth/forward``: the question of a reverse proxy, whether a request may pass, answered outside the framework.
+
+nginx asks with `auth_request`, Traefik with ForwardAuth, Caddy with `forward_auth`, Envoy with `ext_authz` over HTTP;
+ready configurations lie in ``ops/proxies``. Every identity header is set in every answer, also when empty, so that a
+proxy never passes on one that the client made up.
+"""
+
+from http import HTTPStatus
+from typing import Any, cast
+from urllib.parse import parse_qs
+
+from litestar.types import HTTPScope, Receive, Scope, Send
+
+from application.authentication import Authentication, Need
+from domain.errors import KeyledgerError, UnavailableError
+from interfaces.http.errors import RenderedError, render
+from interfaces.http.gate import Gatekeeper
+from interfaces.http.request import RequestRecord, TrustedProxies, credential_of, is_from_trusted_proxy, record_of
+
+PATH = "/auth/forward"
+ANY_KEY = Need()
+METHOD_CHARACTERS_MAX = 16
+
+_Headers = tuple[tuple[bytes, bytes], ...]
+_BODY: Any = {"type": "http.response.body", "body": b""}
+_NOBODY: _Headers = (
+    (b"x-keyledger-key-id", b""),
+    (b"x-keyledger-account-id", b""),
+    (b"x-keyledger-environment", b""),
+    (b"x-keyledger-scopes", b""),
+)
+_OWN_WORDS = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+_METHOD_HEADERS = (b"x-forwarded-method", b"x-original-method")
+_TARGET_HEADERS = (b"x-forwarded-uri", b"x-original-uri", b"x-original-url")
+
+
+class Forward:
+    """An ASGI application for ``/auth/forward`` and everything below it, whatever the method."""
+
+    def __init__(self, keeper: Gatekeeper, *, trusted_proxies: TrustedProxies) -> None:
+        self._keeper = keeper
+        self._trusted_proxies = trusted_proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One question."""
+        http_scope = cast("HTTPScope", scope)
+        record = record_of(scope)
+        raw = credential_of(scope)
+        try:
+            record.authentication = authentication = await self._keeper.authenticate(
+                raw, need=ANY_KEY, client=record.client
+            )
+            refusal = await self._keeper.refuse(authentication, need=ANY_KEY, client=record.client)
+            if refusal is None:
+                await self._log(http_scope, record, authentication, HTTPStatus.OK)
+                await _pass(authentication, send)
+                return
+            answer = self._refused(http_scope, refusal, raw)
+            if answer.status != HTTPStatus.TOO_MANY_REQUESTS and refusal.__class__ is not UnavailableError:
+                await self._log(http_scope, record, authentication, answer.status)
+        except UnavailableError as error:
+            answer = self._refused(http_scope, error, raw)
+        await answer(scope, receive, send)
+
+    async def _log(self, scope: HTTPScope, record: RequestRecord, authentication: Authentication, status: int) -> None:
+        method, endpoint = self._asked_for(scope)
+        await self._keeper.log(
+            authentication,
+            method=method,
+            endpoint=endpoint,
+            status=status,
+            client=record.client,
+            request_id=record.request_id,
+        )
+
+    def _asked_for(self, scope: HTTPScope) -> tuple[str, str]:
+        """The method and path that the proxy was asked for; a caller that is no trusted proxy asked for this one."""
+        if not self._trusted_proxies or not is_from_trusted_proxy(scope, self._trusted_proxies):
+            return scope["method"], scope["path"]
+        headers = dict(scope["headers"])
+        method = next((headers[name] for name in _METHOD_HEADERS if name in headers), b"").decode("latin-1")
+        target = next((headers[name] for name in _TARGET_HEADERS if name in headers), b"").decode("latin-1")
+        # Envoy puts the original path behind ours and keeps the method.
+        path = target.partition("?")[0] or scope["path"].removeprefix(PATH) or scope["path"]
+        return (method or scope["method"])[:METHOD_CHARACTERS_MAX], path
+
+    @staticmethod
+    def _refused(scope: HTTPScope, error: KeyledgerError, raw: bytes | None) -> RenderedError:
+        answer = render(error, token_sent=raw is not None)
+        status = answer.status
+        if status in _OWN_WORDS and b"nginx" in parse_qs(scope["query_string"]).get(b"dialect", ()):
+            # nginx turns everything but 401 and 403 of a subrequest into a 500.
+            status = HTTPStatus.FORBIDDEN
+        return RenderedError(status, answer.headers + _NOBODY, answer.body)
+
+
+async def _pass(authentication: Authentication, send: Send) -> None:
+    facts = authentication.facts
+    if facts is None:
+        raise LookupError("an accepted key has facts")
+    scopes = b"" if facts.scopes is None else " ".join(facts.scopes.to_list()).encode()
+    start: Any = {
+        "type": "http.response.start",
+        "status": 200,
+        "headers": [
+            (b"content-length", b"0"),
+            (b"x-keyledger-key-id", facts.key_id.encode()),
+            (b"x-keyledger-account-id", facts.account_id.encode()),
+            (b"x-keyledger-environment", facts.environment.encode()),
+            (b"x-keyledger-scopes", scopes),
+        ],
+    }
+    await send(start)
+    await send(_BODY)
