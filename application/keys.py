@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import EllipsisType
 from typing import Any
 
@@ -112,8 +112,7 @@ class KeyManagement:
 
         Raises InvalidError for an expiry that is not in the future.
         """
-        if new.expires_at is not None and new.expires_at <= by.at:
-            raise InvalidError.of("expires_at", "must be in the future")
+        expires_at = None if new.expires_at is None else _expiry(new.expires_at, by.at)
         minted = self._mint(new.environment)
         key = ApiKey.create(
             minted.key_id,
@@ -125,7 +124,7 @@ class KeyManagement:
             verifier_digest=minted.digest,
             scopes=new.scopes,
             networks=new.networks,
-            expires_at=new.expires_at,
+            expires_at=expires_at,
         )
         self._ledger.append(key, verifiers=(minted.verifier,))
         return IssuedKey(self.get(account_id=account_id, key_id=minted.key_id), minted.secret)
@@ -286,3 +285,13 @@ class KeyManagement:
         now = self._clock.now()
         usage: dict[KeyId, Any] = self._usage.of_keys([view.key_id for view in views]) if views else {}
         return [ManagedKey(view, status_of(view, now), usage.get(view.key_id, _NEVER_USED)) for view in views]
+
+
+def _expiry(given: datetime, now: datetime) -> datetime:
+    """The instant in UTC, as events hold it; InvalidError when it is not in the future, or beyond the year 9999."""
+    if given <= now:
+        raise InvalidError.of("expires_at", "must be in the future")
+    try:
+        return given.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidError.of("expires_at", "must be before the year 10000 in UTC") from error
