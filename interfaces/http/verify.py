@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Router, post
-from litestar.params import Dependency, JSONBody
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, SkipValidation
 from msgspec import Meta
 
 from application.authentication import Authentication, Need
@@ -61,7 +62,7 @@ async def verify_key(
     data: JSONBody[VerifyKey],
     request: Request[Any, Any, Any],
     caller: KeyFacts,
-    gatekeeper: Annotated[Gatekeeper, Dependency(skip_validation=True)],
+    gatekeeper: NamedDependency[SkipValidation[Gatekeeper]],
 ) -> VerifiedBody:
     """Whether the key is good, now. Counts as a use, or as a failed attempt, of the checked key."""
     client = None if data.ip is None else parsed("ip", _address, data.ip)
