@@ -184,7 +184,7 @@ class PostgresAccessLog:
         batch: list[_Queued] = []
         with suppress(Empty):
             entry = self._queue.get(timeout=HEARTBEAT_SECONDS)
-            if self._buffered:
+            if self._buffered and self._queue.qsize() < BATCH_ROWS_MAX:
                 self._closing.wait(self._flush_seconds)
             while entry is not None:
                 batch.append(entry)
