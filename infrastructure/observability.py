@@ -281,7 +281,7 @@ def log_request(  # noqa: PLR0913 - the canonical line is these fields
     request_id: str,
     key_id: str | None,
     account_id: str | None,
-    outcome: str,
+    outcome: str | None,
     client_ip: str | None,
 ) -> None:
     """Write the one canonical line of a request, `http_request`.

@@ -5,11 +5,14 @@ import os
 import signal
 import sys
 from datetime import UTC, datetime
+from itertools import count
 from typing import TypeVar
 
-from domain.ids import ENTROPY_BYTES_MIN, Id
+from domain.ids import ENTROPY_BYTES_MIN, Id, RequestId
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_NUMBER_DIGITS = 10
+_PROCESS_CHARACTERS = RequestId.LENGTH - _NUMBER_DIGITS
 AnyId = TypeVar("AnyId", bound=Id)
 
 
@@ -44,3 +47,18 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+class RequestIds:
+    """Ids of one process's requests: a random part for the process, and a number; unique, and no secret.
+
+    Ten times as fast as fresh randomness for each, which was a third of the cost of checking a remembered key.
+    """
+
+    def __init__(self, entropy: SystemEntropy) -> None:
+        self._process = entropy.new(RequestId).removeprefix("req_")[:_PROCESS_CHARACTERS]
+        self._numbers = count()
+
+    def new(self) -> RequestId:
+        """The next id."""
+        return RequestId(f"req_{self._process}{next(self._numbers):0{_NUMBER_DIGITS}d}")

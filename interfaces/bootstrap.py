@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -44,9 +45,11 @@ from infrastructure.postgres.migrate import MigrationError, migrate
 from infrastructure.postgres.pool import Database
 from infrastructure.postgres.usage import PostgresSettlementRows, PostgresUsage, UsageHistory, UsageTotals
 from infrastructure.projections import Rebuilder, Tailer
+from infrastructure.request_log import RequestLog
 from infrastructure.scheduler import Job, Leader
-from infrastructure.system import SystemClock, SystemEntropy, end_with_parent
+from infrastructure.system import RequestIds, SystemClock, SystemEntropy, end_with_parent
 from interfaces.http.app import HttpServices, create_app
+from interfaces.http.edge import RequestLine
 from interfaces.http.gate import Gatekeeper
 from interfaces.settings import SettingError, Settings
 
@@ -203,7 +206,7 @@ def management(core: Core) -> Management:
             [AccountsView(), KeysView(), CampaignsView(), UsageTotals()],
             [UsageHistory()],
         ),
-        new_request_id=lambda: core.entropy.new(RequestId),
+        new_request_id=RequestIds(core.entropy).new,
         clock=core.clock,
     )
 
@@ -266,12 +269,18 @@ def http_app() -> ASGIApp:
             health=PostgresHealth(core.database, verified),
             cursors=core.ring,
             new_request_id=manage.new_request_id,
-            log_request=log_request,
+            log_request=_request_line(settings, stack),
             trusted_proxies=settings.trusted_proxies,
             body_bytes_max=settings.body_bytes_max,
             close=stack.pop_all().close,
         )
         return create_app(services)
+
+
+def _request_line(settings: Settings, stack: ExitStack) -> RequestLine:
+    if settings.log_format == "console":
+        return log_request
+    return stack.enter_context(RequestLog(sys.stderr, service="serve")).write
 
 
 def run_background(settings: Settings, stop: Flag) -> None:

@@ -5,6 +5,7 @@ from typing import Self
 
 import msgspec
 from litestar import Router, get, post
+from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
 from application.authentication import Need
@@ -47,8 +48,8 @@ class CampaignBody(msgspec.Struct):
 
 @get("/", opt=READ, responses=ERRORS, sync_to_thread=True, summary="List campaigns")
 def list_campaigns(
-    caller: KeyFacts,
-    campaign_management: CampaignManagement,
+    caller: NamedDependency[KeyFacts],
+    campaign_management: NamedDependency[CampaignManagement],
     cursors: GivenCursors,
     limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
@@ -66,7 +67,11 @@ def list_campaigns(
 
 
 @get("/{campaign_id:str}", opt=READ, responses=ERRORS, sync_to_thread=True, summary="Get a campaign")
-def get_campaign(campaign_id: FromPath[str], caller: KeyFacts, campaign_management: CampaignManagement) -> CampaignBody:
+def get_campaign(
+    campaign_id: FromPath[str],
+    caller: NamedDependency[KeyFacts],
+    campaign_management: NamedDependency[CampaignManagement],
+) -> CampaignBody:
     """One campaign; an unknown one and another account's are the same 403."""
     try:
         parsed_id = CampaignId.parse(campaign_id)
@@ -80,7 +85,10 @@ def get_campaign(campaign_id: FromPath[str], caller: KeyFacts, campaign_manageme
 
 @post("/", status_code=201, opt=WRITE, responses=ERRORS, sync_to_thread=True, summary="Create a campaign")
 def create_campaign(
-    data: JSONBody[CreateCampaign], caller: KeyFacts, origin: Origin, campaign_management: CampaignManagement
+    data: JSONBody[CreateCampaign],
+    caller: NamedDependency[KeyFacts],
+    origin: NamedDependency[Origin],
+    campaign_management: NamedDependency[CampaignManagement],
 ) -> CampaignBody:
     """A new campaign in the key's environment."""
     campaign = campaign_management.create(

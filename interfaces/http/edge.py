@@ -9,7 +9,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from domain.ids import RequestId
 from interfaces.http.errors import INTERNAL_ERROR
-from interfaces.http.request import RequestRecord, TrustedProxies, client_of, keep_record
+from interfaces.http.request import RequestRecord, TrustedProxies, address_text, client_of, keep_record
 
 RequestLine = Callable[..., None]
 log = structlog.get_logger()
@@ -37,7 +37,8 @@ class Edge:
             await self._app(scope, receive, send)
             return
         started = perf_counter()
-        record = RequestRecord(self._new_request_id(), client_of(scope, self._trusted_proxies))
+        client = client_of(scope, self._trusted_proxies)
+        record = RequestRecord(self._new_request_id(), client, None if client is None else address_text(client))
         keep_record(scope, record)
         status = 0
 
@@ -68,6 +69,6 @@ class Edge:
             request_id=record.request_id,
             key_id=None if authentication is None else authentication.key_id,
             account_id=None if authentication is None else authentication.account_id,
-            outcome=None if authentication is None else authentication.verdict.value,
-            client_ip=None if record.client is None else str(record.client),
+            outcome=None if authentication is None else authentication.verdict,
+            client_ip=record.client_ip,
         )

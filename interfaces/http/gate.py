@@ -21,7 +21,7 @@ from domain.credential import Environment
 from domain.errors import ForbiddenError, KeyledgerError, RateLimitedError, UnauthenticatedError, UnavailableError
 from domain.verdict import Verdict
 from interfaces.http.errors import render
-from interfaces.http.request import RequestRecord, credential_of, record_of
+from interfaces.http.request import RequestRecord, address_text, credential_of, record_of
 
 NEED = "need"
 ENDPOINT_CHARACTERS_MAX = 512
@@ -89,12 +89,12 @@ class Gatekeeper:
             method,
             endpoint[:ENDPOINT_CHARACTERS_MAX],
             status,
-            authentication.verdict.value,
+            authentication.verdict,
             authentication.verdict is Verdict.OK,
             authentication.key_id,
             authentication.account_id,
             authentication.key_hash,
-            None if client is None else str(client),
+            None if client is None else address_text(client),
             request_id,
         )
         if not self.awaits_commit:

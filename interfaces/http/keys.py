@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 
 import msgspec
 from litestar import Response, Router, get, patch, post
+from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from msgspec import UNSET, Meta, UnsetType
 
@@ -156,7 +157,10 @@ class EventBody(msgspec.Struct):
 
 @post("/", status_code=201, opt=WRITE, responses=ERRORS, sync_to_thread=True, summary="Create API key")
 def create_key(
-    data: JSONBody[CreateKey], caller: KeyFacts, origin: Origin, key_management: KeyManagement
+    data: JSONBody[CreateKey],
+    caller: NamedDependency[KeyFacts],
+    origin: NamedDependency[Origin],
+    key_management: NamedDependency[KeyManagement],
 ) -> Response[IssuedKeyBody]:
     """Creates a key. The answer is the only one that ever holds `key`."""
     new = NewKey(
@@ -171,8 +175,8 @@ def create_key(
 
 @get("/", opt=READ, responses=ERRORS, sync_to_thread=True, summary="List API keys")
 def list_keys(  # noqa: PLR0913, PLR0917 - a listing's filters arrive as arguments
-    caller: KeyFacts,
-    key_management: KeyManagement,
+    caller: NamedDependency[KeyFacts],
+    key_management: NamedDependency[KeyManagement],
     cursors: GivenCursors,
     environment: FromQuery[Environment | None] = None,
     key_status: Annotated[KeyStatus | None, QueryParameter(name="status")] = None,
@@ -193,14 +197,20 @@ def list_keys(  # noqa: PLR0913, PLR0917 - a listing's filters arrive as argumen
 
 
 @get("/{key_id:str}", opt=READ, responses=ERRORS, sync_to_thread=True, summary="Get an API key")
-def get_key(key_id: FromPath[str], caller: KeyFacts, key_management: KeyManagement) -> KeyBody:
+def get_key(
+    key_id: FromPath[str], caller: NamedDependency[KeyFacts], key_management: NamedDependency[KeyManagement]
+) -> KeyBody:
     """One key, without its secret."""
     return KeyBody.of(key_management.get(account_id=caller.account_id, key_id=_key_id(key_id)))
 
 
 @patch("/{key_id:str}", opt=WRITE, responses=ERRORS, sync_to_thread=True, summary="Change an API key")
 def change_key(
-    key_id: FromPath[str], data: JSONBody[ChangeKey], caller: KeyFacts, origin: Origin, key_management: KeyManagement
+    key_id: FromPath[str],
+    data: JSONBody[ChangeKey],
+    caller: NamedDependency[KeyFacts],
+    origin: NamedDependency[Origin],
+    key_management: NamedDependency[KeyManagement],
 ) -> KeyBody:
     """Renames a key, or changes its scopes or networks; holds everywhere when answered."""
     change = KeyChange(
@@ -222,9 +232,9 @@ def change_key(
 )
 def rotate_key(
     key_id: FromPath[str],
-    caller: KeyFacts,
-    origin: Origin,
-    key_management: KeyManagement,
+    caller: NamedDependency[KeyFacts],
+    origin: NamedDependency[Origin],
+    key_management: NamedDependency[KeyManagement],
     data: JSONBody[RotateKey | None] = None,
 ) -> Response[IssuedKeyBody]:
     """Makes the key's successor; the key itself stays accepted for the grace period."""
@@ -249,9 +259,9 @@ def rotate_key(
 )
 def revoke_key(
     key_id: FromPath[str],
-    caller: KeyFacts,
-    origin: Origin,
-    key_management: KeyManagement,
+    caller: NamedDependency[KeyFacts],
+    origin: NamedDependency[Origin],
+    key_management: NamedDependency[KeyManagement],
     data: JSONBody[RevokeKey | None] = None,
 ) -> RevokedKeyBody:
     """Ends the key. When this answers, no process accepts it any more."""
@@ -270,7 +280,12 @@ def revoke_key(
     sync_to_thread=True,
     summary="Disable an API key",
 )
-def disable_key(key_id: FromPath[str], caller: KeyFacts, origin: Origin, key_management: KeyManagement) -> KeyBody:
+def disable_key(
+    key_id: FromPath[str],
+    caller: NamedDependency[KeyFacts],
+    origin: NamedDependency[Origin],
+    key_management: NamedDependency[KeyManagement],
+) -> KeyBody:
     """Stops the key, reversibly; refused like a revoked key while disabled."""
     return KeyBody.of(key_management.disable(account_id=caller.account_id, key_id=_key_id(key_id), by=origin))
 
@@ -283,7 +298,12 @@ def disable_key(key_id: FromPath[str], caller: KeyFacts, origin: Origin, key_man
     sync_to_thread=True,
     summary="Enable an API key",
 )
-def enable_key(key_id: FromPath[str], caller: KeyFacts, origin: Origin, key_management: KeyManagement) -> KeyBody:
+def enable_key(
+    key_id: FromPath[str],
+    caller: NamedDependency[KeyFacts],
+    origin: NamedDependency[Origin],
+    key_management: NamedDependency[KeyManagement],
+) -> KeyBody:
     """Lets a disabled key run again."""
     return KeyBody.of(key_management.enable(account_id=caller.account_id, key_id=_key_id(key_id), by=origin))
 
@@ -291,8 +311,8 @@ def enable_key(key_id: FromPath[str], caller: KeyFacts, origin: Origin, key_mana
 @get("/{key_id:str}/events", opt=READ, responses=ERRORS, sync_to_thread=True, summary="A key's history")
 def list_key_events(  # noqa: PLR0913, PLR0917 - as list_keys
     key_id: FromPath[str],
-    caller: KeyFacts,
-    key_management: KeyManagement,
+    caller: NamedDependency[KeyFacts],
+    key_management: NamedDependency[KeyManagement],
     cursors: GivenCursors,
     limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,

@@ -61,7 +61,7 @@ class VerifiedBody(msgspec.Struct):
 async def verify_key(
     data: JSONBody[VerifyKey],
     request: Request[Any, Any, Any],
-    caller: KeyFacts,
+    caller: NamedDependency[KeyFacts],
     gatekeeper: NamedDependency[SkipValidation[Gatekeeper]],
 ) -> VerifiedBody:
     """Whether the key is good, now. Counts as a use, or as a failed attempt, of the checked key."""
