@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from litestar import Request
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
 
 from application.ports import Clock
 from domain.errors import InvalidError
@@ -12,6 +12,8 @@ from domain.events import Origin
 from domain.verdict import KeyFacts
 from interfaces.http.request import record_of
 
+Caller = NamedDependency[KeyFacts]
+By = NamedDependency[Origin]
 Raw = TypeVar("Raw")
 Parsed = TypeVar("Parsed")
 

@@ -14,14 +14,13 @@ from application.ports import CampaignView
 from domain.access import Feature, Scope
 from domain.credential import Environment
 from domain.errors import ForbiddenError
-from domain.events import Origin
 from domain.ids import CampaignId, MalformedIdError
 from domain.naming import Name
-from domain.verdict import KeyFacts
-from interfaces.http.caller import parsed
+from interfaces.http.caller import By, Caller, parsed
 from interfaces.http.paging import LIMIT_DEFAULT, Cursor, GivenCursors, Limit, Page, Pager
 from interfaces.http.schema import ERRORS
 
+Management = NamedDependency[CampaignManagement]
 READ = {"need": Need(Scope.parse("campaigns:read"), Feature.CAMPAIGNS)}
 WRITE = {"need": Need(Scope.parse("campaigns:write"), Feature.CAMPAIGNS)}
 
@@ -48,8 +47,8 @@ class CampaignBody(msgspec.Struct):
 
 @get("/", opt=READ, responses=ERRORS, sync_to_thread=True, summary="List campaigns")
 def list_campaigns(
-    caller: NamedDependency[KeyFacts],
-    campaign_management: NamedDependency[CampaignManagement],
+    caller: Caller,
+    campaign_management: Management,
     cursors: GivenCursors,
     limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
@@ -69,8 +68,8 @@ def list_campaigns(
 @get("/{campaign_id:str}", opt=READ, responses=ERRORS, sync_to_thread=True, summary="Get a campaign")
 def get_campaign(
     campaign_id: FromPath[str],
-    caller: NamedDependency[KeyFacts],
-    campaign_management: NamedDependency[CampaignManagement],
+    caller: Caller,
+    campaign_management: Management,
 ) -> CampaignBody:
     """One campaign; an unknown one and another account's are the same 403."""
     try:
@@ -86,9 +85,9 @@ def get_campaign(
 @post("/", status_code=201, opt=WRITE, responses=ERRORS, sync_to_thread=True, summary="Create a campaign")
 def create_campaign(
     data: JSONBody[CreateCampaign],
-    caller: NamedDependency[KeyFacts],
-    origin: NamedDependency[Origin],
-    campaign_management: NamedDependency[CampaignManagement],
+    caller: Caller,
+    origin: By,
+    campaign_management: Management,
 ) -> CampaignBody:
     """A new campaign in the key's environment."""
     campaign = campaign_management.create(

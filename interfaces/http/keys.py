@@ -16,14 +16,14 @@ from domain.access import Feature, Networks, Scope, Scopes
 from domain.api_key import GraceStart, KeyStatus, RevocationReason
 from domain.credential import Environment
 from domain.errors import ForbiddenError, NotFoundError
-from domain.events import Origin
 from domain.ids import KeyId, MalformedIdError
 from domain.naming import Name
 from domain.verdict import KeyFacts
-from interfaces.http.caller import parsed
+from interfaces.http.caller import By, Caller, parsed
 from interfaces.http.paging import LIMIT_DEFAULT, Cursor, GivenCursors, Limit, Page, Pager
 from interfaces.http.schema import ERRORS
 
+Management = NamedDependency[KeyManagement]
 NO_STORE = {"Cache-Control": "no-store"}
 NOTE_CHARACTERS_MAX = 500
 READ = {"need": Need(scope=Scope.parse("keys:read"))}
@@ -158,9 +158,9 @@ class EventBody(msgspec.Struct):
 @post("/", status_code=201, opt=WRITE, responses=ERRORS, sync_to_thread=True, summary="Create API key")
 def create_key(
     data: JSONBody[CreateKey],
-    caller: NamedDependency[KeyFacts],
-    origin: NamedDependency[Origin],
-    key_management: NamedDependency[KeyManagement],
+    caller: Caller,
+    origin: By,
+    key_management: Management,
 ) -> Response[IssuedKeyBody]:
     """Creates a key. The answer is the only one that ever holds `key`."""
     new = NewKey(
@@ -175,8 +175,8 @@ def create_key(
 
 @get("/", opt=READ, responses=ERRORS, sync_to_thread=True, summary="List API keys")
 def list_keys(  # noqa: PLR0913, PLR0917 - a listing's filters arrive as arguments
-    caller: NamedDependency[KeyFacts],
-    key_management: NamedDependency[KeyManagement],
+    caller: Caller,
+    key_management: Management,
     cursors: GivenCursors,
     environment: FromQuery[Environment | None] = None,
     key_status: Annotated[KeyStatus | None, QueryParameter(name="status")] = None,
@@ -197,9 +197,7 @@ def list_keys(  # noqa: PLR0913, PLR0917 - a listing's filters arrive as argumen
 
 
 @get("/{key_id:str}", opt=READ, responses=ERRORS, sync_to_thread=True, summary="Get an API key")
-def get_key(
-    key_id: FromPath[str], caller: NamedDependency[KeyFacts], key_management: NamedDependency[KeyManagement]
-) -> KeyBody:
+def get_key(key_id: FromPath[str], caller: Caller, key_management: Management) -> KeyBody:
     """One key, without its secret."""
     return KeyBody.of(key_management.get(account_id=caller.account_id, key_id=_key_id(key_id)))
 
@@ -208,9 +206,9 @@ def get_key(
 def change_key(
     key_id: FromPath[str],
     data: JSONBody[ChangeKey],
-    caller: NamedDependency[KeyFacts],
-    origin: NamedDependency[Origin],
-    key_management: NamedDependency[KeyManagement],
+    caller: Caller,
+    origin: By,
+    key_management: Management,
 ) -> KeyBody:
     """Renames a key, or changes its scopes or networks; holds everywhere when answered."""
     change = KeyChange(
@@ -232,9 +230,9 @@ def change_key(
 )
 def rotate_key(
     key_id: FromPath[str],
-    caller: NamedDependency[KeyFacts],
-    origin: NamedDependency[Origin],
-    key_management: NamedDependency[KeyManagement],
+    caller: Caller,
+    origin: By,
+    key_management: Management,
     data: JSONBody[RotateKey | None] = None,
 ) -> Response[IssuedKeyBody]:
     """Makes the key's successor; the key itself stays accepted for the grace period."""
@@ -259,9 +257,9 @@ def rotate_key(
 )
 def revoke_key(
     key_id: FromPath[str],
-    caller: NamedDependency[KeyFacts],
-    origin: NamedDependency[Origin],
-    key_management: NamedDependency[KeyManagement],
+    caller: Caller,
+    origin: By,
+    key_management: Management,
     data: JSONBody[RevokeKey | None] = None,
 ) -> RevokedKeyBody:
     """Ends the key. When this answers, no process accepts it any more."""
@@ -282,9 +280,9 @@ def revoke_key(
 )
 def disable_key(
     key_id: FromPath[str],
-    caller: NamedDependency[KeyFacts],
-    origin: NamedDependency[Origin],
-    key_management: NamedDependency[KeyManagement],
+    caller: Caller,
+    origin: By,
+    key_management: Management,
 ) -> KeyBody:
     """Stops the key, reversibly; refused like a revoked key while disabled."""
     return KeyBody.of(key_management.disable(account_id=caller.account_id, key_id=_key_id(key_id), by=origin))
@@ -300,9 +298,9 @@ def disable_key(
 )
 def enable_key(
     key_id: FromPath[str],
-    caller: NamedDependency[KeyFacts],
-    origin: NamedDependency[Origin],
-    key_management: NamedDependency[KeyManagement],
+    caller: Caller,
+    origin: By,
+    key_management: Management,
 ) -> KeyBody:
     """Lets a disabled key run again."""
     return KeyBody.of(key_management.enable(account_id=caller.account_id, key_id=_key_id(key_id), by=origin))
@@ -311,8 +309,8 @@ def enable_key(
 @get("/{key_id:str}/events", opt=READ, responses=ERRORS, sync_to_thread=True, summary="A key's history")
 def list_key_events(  # noqa: PLR0913, PLR0917 - as list_keys
     key_id: FromPath[str],
-    caller: NamedDependency[KeyFacts],
-    key_management: NamedDependency[KeyManagement],
+    caller: Caller,
+    key_management: Management,
     cursors: GivenCursors,
     limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,

@@ -13,8 +13,8 @@ from application.authentication import Authentication, Need
 from domain.access import Address, Scope, Scopes, parse_address
 from domain.credential import CREDENTIAL_BYTES_MAX, Environment
 from domain.errors import RateLimitedError
-from domain.verdict import KeyFacts, Verdict
-from interfaces.http.caller import parsed
+from domain.verdict import Verdict
+from interfaces.http.caller import Caller, parsed
 from interfaces.http.gate import Gatekeeper
 from interfaces.http.request import record_of
 from interfaces.http.schema import ERRORS
@@ -61,7 +61,7 @@ class VerifiedBody(msgspec.Struct):
 async def verify_key(
     data: JSONBody[VerifyKey],
     request: Request[Any, Any, Any],
-    caller: NamedDependency[KeyFacts],
+    caller: Caller,
     gatekeeper: NamedDependency[SkipValidation[Gatekeeper]],
 ) -> VerifiedBody:
     """Whether the key is good, now. Counts as a use, or as a failed attempt, of the checked key."""
