@@ -148,7 +148,8 @@ class PostgresAccessLog:
         """As `write`, for many waiters: ``deliver`` is called once for a batch with its waiters and None or the error.
 
         It is called in the writer's thread and must neither raise nor block; so an event loop is woken once for each
-        batch. In buffered mode it comes after the flush, and nobody need wait for it.
+        batch. Rows are told together when their ``deliver`` is equal: make it once, not for each row (two `partial`
+        objects are never equal). In buffered mode it comes after the flush, and nobody need wait for it.
         """
         if self._closing.is_set() or self._queue.qsize() >= self._queue_rows_max:
             raise UnavailableError("The access log cannot take the request")
