@@ -5,9 +5,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from threading import Event as Flag
 from time import monotonic
 
 import structlog
@@ -30,7 +29,7 @@ from interfaces.stopping import stop_on_signals
 
 CHECK_SECONDS = 1.0
 STOP_SECONDS = 20
-READY_SECONDS = 60
+START_CHECK_SECONDS = 0.1
 QUICK_END_SECONDS = 5
 QUICK_ENDS_MAX = 3
 UNAVAILABLE = 5
@@ -92,7 +91,8 @@ def serve(settings: Settings) -> int:
     with ExitStack() as stack:
         conninfo, embedded = open_database(settings, stack)
         migrate_database(conninfo)
-        demo = _demo(settings, conninfo) if settings.demo else None
+        with ExitStack() as opened:
+            open_core(settings, conninfo, opened)  # makes the root secrets that the children read
         children = [
             Child(name, [sys.executable, "-m", *module], _environment(settings, conninfo))
             for name, module in (("http", ["interfaces.http.server"]), ("work", ["interfaces.cli.main", "work"]))
@@ -102,12 +102,16 @@ def serve(settings: Settings) -> int:
         for child in children:
             stack.callback(child.stop)
             child.start()
-        _announce(settings, demo, stop)
-        while not stop.wait(CHECK_SECONDS):
+        ready = False
+        while not stop.wait(CHECK_SECONDS if ready else START_CHECK_SECONDS):
             if embedded is not None:
                 embedded.ensure_running()
             if not all(child.keep() for child in children):
                 return UNAVAILABLE
+            if not ready and _is_ready(settings):
+                ready = True
+                # Made only now that it can be shown: a start that was stopped before would have made it for nobody.
+                _announce(settings, _demo(settings, conninfo) if settings.demo else None)
     return 0
 
 
@@ -147,24 +151,14 @@ def _demo(settings: Settings, conninfo: str) -> Secret | None:
         return manage.keys.create(account_id=account.account_id, new=new, by=by).secret
 
 
-def _announce(settings: Settings, demo: Secret | None, stop: Flag) -> None:
+def _announce(settings: Settings, demo: Secret | None) -> None:
     url = f"http://{settings.host}:{settings.port}"
-    if not _wait(lambda: _is_ready(settings), stop):
-        return
     print(f"Keyledger serves on {url} (Ctrl-C stops it)", file=sys.stderr, flush=True)  # noqa: T201 - as above
     if demo is not None:
-        print("Your first API key, shown once:", flush=True)  # noqa: T201 - the command\'s own output
-        print(f"  {demo.reveal()}", flush=True)  # noqa: T201 - the command\'s own output
-        print("Use it:", flush=True)  # noqa: T201 - the command\'s own output
-        print(f'  curl {url}/api/campaigns -H "Authorization: Bearer {demo.reveal()}"', flush=True)  # noqa: T201 - the command\'s own output
-
-
-def _wait(condition: Callable[[], bool], stop: Flag) -> bool:
-    end = monotonic() + READY_SECONDS
-    while monotonic() < end and not stop.wait(0.05):
-        if condition():
-            return True
-    return False
+        print("Your first API key, shown once:", flush=True)  # noqa: T201 - the command's own output
+        print(f"  {demo.reveal()}", flush=True)  # noqa: T201 - the command's own output
+        print("Use it:", flush=True)  # noqa: T201 - the command's own output
+        print(f'  curl {url}/api/campaigns -H "Authorization: Bearer {demo.reveal()}"', flush=True)  # noqa: T201 - the command's own output
 
 
 def _is_ready(settings: Settings) -> bool:
