@@ -95,7 +95,8 @@ class VerifiedKeys:
             for stream in streams:
                 self._of_stream.setdefault(stream, set()).add(fingerprint)
             while len(self._entries) > self._capacity:
-                self._forget(next(iter(self._entries)))
+                # One step of the interpreter: `recall` moves entries without the lock.
+                self._unlink(*self._entries.popitem(last=False))
         return True
 
     def apply(self, changes: Iterable[Change]) -> None:
@@ -137,8 +138,10 @@ class VerifiedKeys:
 
     def _forget(self, fingerprint: bytes) -> None:
         entry = self._entries.pop(fingerprint, None)
-        if entry is None:
-            return
+        if entry is not None:
+            self._unlink(fingerprint, entry)
+
+    def _unlink(self, fingerprint: bytes, entry: VerifiedKey) -> None:
         for stream in (entry.facts.key_id, entry.facts.account_id):
             kept = self._of_stream[stream]
             kept.discard(fingerprint)

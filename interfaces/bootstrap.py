@@ -181,7 +181,7 @@ def open_core(settings: Settings, conninfo: str, stack: ExitStack) -> Core:
 
 def management(core: Core) -> Management:
     """The use cases that change things."""
-    cache = PostgresFreshness(core.database, lease=core.settings.lease)
+    cache = PostgresFreshness(core.database)
     return Management(
         keys=KeyManagement(
             ledger=core.ledger,

@@ -1,15 +1,20 @@
 """Freshness across processes: each follows the ledger under a lease, and a change waits until all have applied it.
 
-Why a change that has waited is refused everywhere (times of one clock rate; a lease lasts L):
+Why a change that has waited is refused everywhere (times of one clock rate; a lease lasts L, told by its row):
 
-1. A process renews by: take the time t; read all changes since the last (a snapshot after t); forget what changed;
-   write the position into its row. Only then is its memory fresh, until t + L. No row, no freshness.
+1. A process takes a lease by: take the time t; read all changes since the last (a snapshot after t); forget what
+   changed; move its row's beat, on disk. Only then is its memory fresh, until t + L. No row, no freshness.
 2. A change that commits at c waits until every row shows its position, or until c + L by the waiter's own clock.
 3. A process whose memory is fresh past c + L took its t after c, so its snapshot held the change.
 4. A row that is not there when the waiter looks belongs to a process that was not fresh then, or comes later, and
-   whose first snapshot holds the change. Rows are taken out only by their process, or after standing still for L.
+   whose first snapshot holds the change. Rows are taken out only by their process, or after their beat has stood still
+   for L; a beat on disk cannot go back in a crash, and stand still for one that was trusted.
 
-Notifications make it quick; nothing relies on them.
+Between two leases positions are reported without waiting for the disk: they let waiters go, and prove nothing. One
+that a crash loses only makes a waiter wait longer. Notifications make it quick; nothing relies on them.
+
+It holds for one ledger, and for clocks that run. A failover that loses commits loses revocations, and rows, with them;
+a hypervisor that stops a guest's clocks for longer than a lease lets it believe an old one.
 """
 
 import time
@@ -54,31 +59,43 @@ class DatabaseClock:
 
     def __init__(self, machine_now: Callable[[], datetime]) -> None:
         self._offset: float = machine_now().timestamp() - elapsed()
+        self._is_set = False
 
     def now(self) -> datetime:
         """The current instant, aware UTC."""
         return datetime.fromtimestamp(elapsed() + self._offset, UTC)
 
     def set(self, asked_at: float, answer: datetime) -> None:
-        """The database said ``answer`` to a question asked at ``asked_at``; a slow answer tells too little."""
-        if elapsed() - asked_at < CLOCK_ANSWER_SECONDS_MAX:
+        """The database said ``answer`` to a question asked at ``asked_at``; a slow answer tells too little.
+
+        The first one counts however slow: this machine's time may be wrong by more.
+        """
+        if not self._is_set or elapsed() - asked_at < CLOCK_ANSWER_SECONDS_MAX:
             self._offset = answer.timestamp() - asked_at
+            self._is_set = True
 
 
 class LedgerFollower:
     """Keeps one process's memory of keys true: a thread and a connection of its own, from entering to leaving."""
 
     LISTEN = "LISTEN ledger"
+    REPORT_QUICKLY = "SET synchronous_commit = off"
+    ON_DISK = "SET LOCAL synchronous_commit = on"
     REGISTER = """
-        INSERT INTO serving.processes (process_id, host, started_at, applied, beat)
-        SELECT %(process)s, %(host)s, clock_timestamp(), coalesce(max(position), 0), 0 FROM ledger.events
+        INSERT INTO serving.processes (process_id, host, started_at, lease_seconds, applied, beat)
+        VALUES (%(process)s, %(host)s, clock_timestamp(), %(lease)s, 0, 0)
         ON CONFLICT (process_id) DO UPDATE SET beat = serving.processes.beat + 1
-        RETURNING (SELECT coalesce(max(position), 0) FROM ledger.events)
+    """
+    STANDING = """
+        SELECT position, sha256(state) FROM ledger.events
+        WHERE position = %(applied)s OR position = (SELECT max(position) FROM ledger.events)
     """
     CHANGES = """
-        SELECT position, stream_id FROM ledger.events WHERE position > %(applied)s ORDER BY position LIMIT %(limit)s
+        SELECT position, stream_id, sha256(state) FROM ledger.events
+        WHERE position > %(applied)s ORDER BY position LIMIT %(limit)s
     """
-    REPORT = """
+    REPORT = "UPDATE serving.processes SET applied = %(applied)s WHERE process_id = %(process)s"
+    RENEW = """
         UPDATE serving.processes SET applied = %(applied)s, beat = beat + 1 WHERE process_id = %(process)s
         RETURNING clock_timestamp()
     """
@@ -98,7 +115,8 @@ class LedgerFollower:
         self._keys = keys
         self._clock = clock
         self._lease = lease
-        self._process = {"process": process_id, "host": host}
+        self._process = {"process": process_id, "host": host, "lease": lease.seconds}
+        self._mark: bytes | None = None  # of the last event applied; None before the first
         self._stop = Flag()
         self._thread = Thread(target=self._run, name="ledger-follower", daemon=True)
 
@@ -124,91 +142,111 @@ class LedgerFollower:
         ) as connection:
             connection.patience_seconds = self._lease.seconds
             connection.execute(self.LISTEN)
+            connection.execute(self.REPORT_QUICKLY)
             self._register(connection)
+            due = elapsed()
             while not self._stop.is_set():
-                self._renew(connection)
-                for _ in connection.notifies(timeout=self._lease.renewal_seconds, stop_after=1):
+                asked_at = self._apply_changes(connection)
+                if asked_at < due:
+                    connection.execute(self.REPORT, self._process | {"applied": self._keys.applied})
+                elif self._renew(connection, asked_at):
+                    due = asked_at + self._lease.renewal_seconds
+                else:
+                    # Somebody has taken this process for dead: it registers before it trusts its memory again.
+                    self._keys.distrust()
+                    self._register(connection)
+                    continue
+                for _ in connection.notifies(timeout=max(0.0, due - elapsed()), stop_after=1):
                     pass
             self._keys.distrust()
             connection.execute(self.LEAVE, self._process)
 
     def _register(self, connection: PatientConnection) -> None:
-        # The row must survive a crash of the server, or a waiter would not wait for this process. A report need not:
-        # a position that is lost only makes a waiter wait longer.
-        connection.execute("SET synchronous_commit = on")
-        row = connection.execute(self.REGISTER, self._process).fetchone()
-        connection.execute("SET synchronous_commit = off")
-        head: int = row[0] if row is not None else 0
-        if not self._keys.applied or self._keys.applied > head:
-            # The first time, or the ledger is shorter than what was applied: another database than before.
+        with connection.transaction():
+            connection.execute(self.ON_DISK)
+            connection.execute(self.REGISTER, self._process)
+        standing: dict[int, bytes] = dict(connection.execute(self.STANDING, {"applied": self._keys.applied}).fetchall())
+        if self._mark is None or standing.get(self._keys.applied) != self._mark:
+            # The first time; or what was applied is not in this ledger, so it is another than before.
+            head = max(standing, default=0)
             self._keys.start_at(head)
+            self._mark = standing.get(head)
 
-    def _renew(self, connection: PatientConnection) -> None:
-        """Reads and applies what is new, reports it, and only then trusts the memory for a lease from the beginning."""
+    def _apply_changes(self, connection: PatientConnection) -> float:
+        """Reads and applies all that is new; the time before the read that found no more."""
         while True:
             asked_at = elapsed()
-            rows = connection.execute(self.CHANGES, {"applied": self._keys.applied, "limit": BATCH}).fetchall()
-            self._keys.apply(Change(position, stream_id) for position, stream_id in rows)
+            rows: list[tuple[int, str, bytes]] = connection.execute(
+                self.CHANGES, {"applied": self._keys.applied, "limit": BATCH}
+            ).fetchall()
+            self._keys.apply(Change(position, stream_id) for position, stream_id, _ in rows)
+            if rows:
+                self._mark = rows[-1][2]
             if len(rows) < BATCH:
-                break
-        reported_at = elapsed()
-        row = connection.execute(self.REPORT, self._process | {"applied": self._keys.applied}).fetchone()
-        if row is None:
-            # Somebody has taken this process for dead: it registers before it trusts its memory again.
-            self._register(connection)
-            return
-        self._clock.set(reported_at, row[0])
+                return asked_at
+
+    def _renew(self, connection: PatientConnection, asked_at: float) -> bool:
+        """Trusts the memory for a lease from ``asked_at``; False when this process has no row any more."""
+        with connection.transaction():
+            connection.execute(self.ON_DISK)
+            renewed_at = elapsed()
+            row = connection.execute(self.RENEW, self._process | {"applied": self._keys.applied}).fetchone()
+            if row is None:
+                return False
+            self._clock.set(renewed_at, row[0])
         self._keys.extend(asked_at + self._lease.seconds)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
-class _Behind:
-    registered: int
-    processes: dict[str, int]  # those that have not applied the position, with their beats
+class _Process:
+    applied: int
+    beat: int
+    lease_seconds: float
 
 
 class PostgresFreshness:
     """The port `KeyCache`: waits until every serving process has applied a position, or cannot be fresh any more."""
 
-    PROCESSES = "SELECT process_id, applied, beat FROM serving.processes"
+    PROCESSES = "SELECT process_id, applied, beat, lease_seconds FROM serving.processes"
     TAKE_OUT = "DELETE FROM serving.processes WHERE process_id = %(process)s AND beat = %(beat)s"
 
-    def __init__(self, database: Database, *, lease: Lease) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._bound = lease.seconds * CLOCK_MARGIN
 
     def await_applied(self, position: int) -> Freshness:
-        """Returns once no process can act on anything older; at the latest a lease after it was called.
+        """Returns once no process can act on anything older; at the latest the longest lease after it was called.
 
         Call it after the change has committed.
         """
         began = elapsed()
-        seen = self._behind(position)
+        seen = self._processes()
         seen_at = elapsed()
         turn = 0
         while True:
             looked_at = elapsed()
-            behind = self._behind(position)
-            if not behind.processes:
-                return self._done(position, behind.registered, began)
-            if looked_at - seen_at >= self._bound:
-                # Nobody can be fresh from before; and who has not moved since the first look is not there any more.
-                self._take_out(seen.processes.items() & behind.processes.items())
-                return self._done(position, behind.registered - len(behind.processes), began)
+            processes = self._processes()
+            behind = {name: process for name, process in processes.items() if process.applied < position}
+            # Past a process's lease it cannot be fresh from before; and if it has not moved, it is not there any more.
+            lease_seconds = max((process.lease_seconds for process in behind.values()), default=0.0)
+            if looked_at - seen_at >= lease_seconds * CLOCK_MARGIN:
+                self._take_out(seen.items() & behind.items())
+                waited = timedelta(seconds=elapsed() - began)
+                return Freshness(
+                    position=position,
+                    processes=len(processes) - len(behind),
+                    waited_ms=round(waited / timedelta(milliseconds=1)),
+                )
             time.sleep(POLL_SECONDS[min(turn, len(POLL_SECONDS) - 1)])
             turn += 1
 
-    def _behind(self, position: int) -> "_Behind":
+    def _processes(self) -> dict[str, _Process]:
         with self._database.cursor() as cursor:
-            rows: list[tuple[str, int, int]] = cursor.execute(self.PROCESSES).fetchall()
-        return _Behind(len(rows), {process: beat for process, applied, beat in rows if applied < position})
+            rows: list[tuple[str, int, int, float]] = cursor.execute(self.PROCESSES).fetchall()
+        return {name: _Process(applied, beat, lease_seconds) for name, applied, beat, lease_seconds in rows}
 
-    def _done(self, position: int, processes: int, began: float) -> Freshness:
-        waited = timedelta(seconds=elapsed() - began)
-        return Freshness(position=position, processes=processes, waited_ms=round(waited.total_seconds() * 1000))
-
-    def _take_out(self, still: Iterable[tuple[str, int]]) -> None:
-        for process, beat in still:
-            log.warning("serving_process_taken_for_dead", process_id=process)
+    def _take_out(self, still: Iterable[tuple[str, _Process]]) -> None:
+        for name, process in still:
+            log.warning("serving_process_taken_for_dead", process_id=name)
             with self._database.cursor() as cursor:
-                cursor.execute(self.TAKE_OUT, {"process": process, "beat": beat})
+                cursor.execute(self.TAKE_OUT, {"process": name, "beat": process.beat})
