@@ -1,0 +1,176 @@
+"""What only a socket shows: requests that no client library sends, and connections that carry more than one."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.interfaces.conftest import Owner
+from tests.kit.http_answers import Heard, check_answer
+from tests.kit.http_server import HttpServer
+
+LAST = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+CAMPAIGN = b'{"name":"Smuggled"}'
+
+
+def head(line: str, owner: Owner, *more: str) -> bytes:
+    """A request's head with the owner's key; the connection stays open unless ``more`` says otherwise."""
+    lines = [f"{line} HTTP/1.1", "Host: x", f"Authorization: Bearer {owner.key.secret}", *more]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def campaigns(owner: Owner) -> list[str]:
+    """The names of the owner's campaigns."""
+    return [campaign["name"] for campaign in owner.client.get("/api/campaigns").json["data"]]
+
+
+def test_pipelined_requests_are_answered_in_order(server: HttpServer, owner: Owner) -> None:
+    """Requests sent at once over one connection get their own answers, in their order."""
+    create = head("POST /api/campaigns", owner, f"Content-Length: {len(CAMPAIGN)}") + CAMPAIGN
+    heard = server.hear(create + head("GET /api/campaigns", owner) + b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n" + LAST)
+    assert [answer.status for answer in heard] == [201, 200, 404, 200]
+    assert heard[1].json["data"] == [heard[0].json]
+    assert len({answer.request_id for answer in heard}) == 4
+    for answer in heard:
+        check_answer(answer, creates=True)
+
+
+@pytest.mark.parametrize("cuts", [1, 2, 7])
+def test_a_body_in_chunks_is_read_whole(server: HttpServer, owner: Owner, cuts: int) -> None:
+    """A chunked body, cut anywhere, is the body; what follows on the connection is the next request."""
+    parts = [CAMPAIGN[place : place + cuts] for place in range(0, len(CAMPAIGN), cuts)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+    heard = server.hear(head("POST /api/campaigns", owner, "Transfer-Encoding: chunked"), chunks, LAST)
+    assert [answer.status for answer in heard] == [201, 200]
+    assert heard[0].json["name"] == "Smuggled"
+
+
+def test_a_body_nobody_reads_is_not_the_next_request(server: HttpServer, owner: Owner) -> None:
+    """The body of a request that is refused, or that takes none, is passed over."""
+    inner = head("POST /api/campaigns", owner, f"Content-Length: {len(CAMPAIGN)}") + CAMPAIGN
+    length = f"Content-Length: {len(inner)}"
+    for line in ("GET /api/campaigns", "POST /nowhere", "PUT /api/campaigns", "GET /health/live"):
+        heard = server.hear(head(line, owner, length) + inner + LAST)
+        assert len(heard) == 2
+    refused = f"POST /api/campaigns HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode()
+    assert [answer.status for answer in server.hear(refused + inner + LAST)] == [401, 200]
+    assert campaigns(owner) == []
+
+
+AMBIGUOUS = [
+    ("Content-Length: 6", "Transfer-Encoding: chunked"),
+    ("Transfer-Encoding: chunked", "Content-Length: 6"),
+    ("Content-Length: 6", "Content-Length: 7"),
+    ("Content-Length: 6, 7",),
+    ("Content-Length: +6",),
+    ("Content-Length: 0x6",),
+    ("Content-Length: 6 6",),
+    ("Content-Length: -6",),
+    ("Content-Length: 99999999999999999999",),
+    ("Transfer-Encoding: xchunked",),
+    ("Transfer-Encoding: chunked, identity",),
+    ("Transfer-Encoding: identity",),
+    ("Transfer-Encoding : chunked",),
+    ("Transfer-Encoding: chunked\r\n\tx",),
+    ("Content-Length : 6",),
+    (" Content-Length: 6",),
+    ("Content-Length\0: 6",),
+]
+
+
+@pytest.mark.parametrize("lines", AMBIGUOUS, ids=repr)
+def test_an_ambiguous_length_smuggles_nothing(server: HttpServer, owner: Owner, lines: tuple[str, ...]) -> None:
+    """Where two readers may disagree on a body's end: a 4xx, and the connection ends with it (RFC 9112 section 6.1)."""
+    smuggled = head("POST /api/campaigns", owner, f"Content-Length: {len(CAMPAIGN)}") + CAMPAIGN
+    heard = server.hear(head("POST /api/campaigns", owner, *lines) + b"0\r\n\r\n" + smuggled + LAST)
+    assert len(heard) == 1
+    assert 400 <= heard[0].status < 500
+    assert campaigns(owner) == []
+
+
+NO_REQUESTS = [
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"hello\r\n\r\n",
+    b"GET /health/live\r\n\r\n",
+    b"GET /health/live HTTP/1.1 x\r\n\r\n",
+    b"GET /health/live HTTP/9.9\r\n\r\n",
+    b"GET /health /live HTTP/1.1\r\n\r\n",
+    b"GET /\x01 HTTP/1.1\r\n\r\n",
+    b"GET /health/live HTTP/1.1\r\nno colon\r\n\r\n",
+    b"GET /health/live HTTP/1.1\r\nAuthorization: a\0b\r\n\r\n",
+    b"GET /health/live HTTP/1.1\r\nAuthorization: Bearer\r\n folded\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("raw", NO_REQUESTS, ids=[repr(raw)[:50] for raw in NO_REQUESTS])
+def test_what_is_no_request_is_cut_off(server: HttpServer, raw: bytes) -> None:
+    """Bytes that are no HTTP/1.1 request end the connection before any layer of ours: a bare 400, or no word at all."""
+    heard = server.hear(raw + b"\r\n\r\n")
+    assert [(answer.status, answer.body) for answer in heard] in ([], [(400, b"")])
+
+
+def test_headers_have_a_limit(server: HttpServer, owner: Owner) -> None:
+    """Up to 16 KiB and a hundred lines of headers are read; more is a 431, and nobody of ours sees it."""
+    modest = head("GET /api/campaigns", owner, "Connection: close", *(f"X-{n}: {'a' * 100}" for n in range(90)))
+    assert [answer.status for answer in server.hear(modest)] == [200]
+    for lines in ([f"X: {'a' * 20_000}"], [f"X-{n}: a" for n in range(200)]):
+        [heard] = server.hear(head("GET /api/campaigns", owner, "Connection: close", *lines))
+        assert (heard.status, heard.body) == (431, b"")
+    [heard] = server.hear(head(f"GET /{'a' * 20_000}", owner, "Connection: close"))
+    assert heard.status in {414, 431}
+
+
+def test_head_gets_no_body(server: HttpServer, owner: Owner) -> None:
+    """HEAD is answered without content, so that the next answer on the connection is not mistaken for it."""
+    for line in ("HEAD /api/campaigns", "HEAD /nowhere", "HEAD /health/live"):
+        raw = server.speak(head(line, owner) + LAST)
+        first, _, rest = raw.partition(b"\r\n\r\n")
+        assert first.split(b"\r\n")[0] in {b"HTTP/1.1 405 Method Not Allowed", b"HTTP/1.1 404 Not Found"}
+        assert b"x-request-id: req_" in first
+        assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+LINES = [
+    ("GET /api/campaigns", 200),
+    ("GET http://elsewhere/api/campaigns", 200),  # the absolute form is one that a server must take (RFC 9112, 3.2.2)
+    ("GET /api/keys/\u00e9", 404),
+    ("OPTIONS *", 404),
+    ("CONNECT elsewhere:443", 404),
+    ("GET //", 404),
+    ("GET /?" + "a" * 8_000, 404),
+]
+
+
+@pytest.mark.parametrize(("line", "status"), LINES, ids=[line[:30] for line, _ in LINES])
+def test_any_request_line_has_an_answer_of_ours(server: HttpServer, owner: Owner, line: str, status: int) -> None:
+    """Whatever parses as a request is answered in the one form."""
+    [heard] = server.hear(head(line, owner, "Connection: close"))
+    assert heard.status == status
+    check_answer(heard)
+
+
+def test_older_clients_are_served(server: HttpServer) -> None:
+    """HTTP/1.0, and bare line feeds, get their answer."""
+    for raw in (b"GET /health/live HTTP/1.0\r\n\r\n", b"GET /health/live HTTP/1.1\nHost: x\nConnection: close\n\n"):
+        assert statuses(server.hear(raw)) == [200]
+
+
+def test_a_websocket_is_not_opened(server: HttpServer, owner: Owner) -> None:
+    """An upgrade is passed over: the request is answered as the plain one that it also is."""
+    upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: eA==")
+    heard = server.hear(head("GET /api/campaigns", owner, *upgrade) + LAST)
+    assert statuses(heard) == [200, 200]
+
+
+def test_a_client_that_waits_to_send_is_told_to_go_on(server: HttpServer, owner: Owner) -> None:
+    """`Expect: 100-continue`: told to go on when the body is wanted, and refused before it is sent when it is not."""
+    expecting = ("Expect: 100-continue", f"Content-Length: {len(CAMPAIGN)}", "Connection: close")
+    raw = server.speak(head("POST /api/campaigns", owner, *expecting), CAMPAIGN)
+    assert raw.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\n")
+    nobody = "\r\n".join(["POST /api/campaigns HTTP/1.1", "Host: x", *expecting, "", ""]).encode()
+    assert statuses(server.hear(nobody)) == [401]
+
+
+def statuses(heard: list[Heard]) -> list[int]:
+    """The answers' statuses."""
+    return [answer.status for answer in heard]
