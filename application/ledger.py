@@ -16,7 +16,7 @@ from domain.errors import ConflictError, NotFoundError
 from domain.events import Aggregate
 
 SomeAggregate = TypeVar("SomeAggregate", bound=Aggregate)
-_ATTEMPTS = 10
+_ATTEMPTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Ledger(Application[str]):
         """Loads, commands, appends; of concurrent commands one wins and the others decide again on what it left.
 
         The position is None when the command recorded nothing. Raises UnknownAggregateError, ConflictError after
-        ten lost races, and whatever the command raises.
+        fifty lost races, and whatever the command raises.
         """
 
         def attempt() -> tuple[SomeAggregate, int | None]:
@@ -96,7 +96,7 @@ Result = TypeVar("Result")
 
 
 def retried(attempt: Callable[[], Result]) -> Result:
-    """Runs a load-decide-append attempt again while another writer wins the race; ConflictError after ten."""
+    """Runs a load-decide-append attempt again while another writer wins the race; ConflictError after fifty."""
     for _ in range(_ATTEMPTS):
         try:
             return attempt()

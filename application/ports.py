@@ -300,6 +300,18 @@ class UsageStats(Protocol):
         ...
 
 
+class RefusedAttempts(Protocol):
+    """Refused attempts that named a key, from the access log."""
+
+    def attacked(self, since: datetime, threshold: int, limit: int) -> Sequence[tuple[KeyId, int]]:
+        """Existing keys with that many refused attempts or more since then."""
+        ...
+
+    def presented_after_end(self, since: datetime, limit: int) -> Sequence[tuple[KeyId, int, datetime]]:
+        """Keys refused as revoked or expired since then, with how often and when last."""
+        ...
+
+
 class KeyCache(Protocol):
     """The serving processes' memory of verified keys, seen from a command that changes one."""
 

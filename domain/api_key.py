@@ -18,6 +18,7 @@ from domain.ids import AccountId, KeyId
 from domain.naming import Name
 
 ROTATION_DUE_AFTER = timedelta(days=90)
+SAID_AGAIN_AFTER = timedelta(days=1)
 
 
 class KeyStatus(StrEnum):
@@ -45,6 +46,35 @@ class GraceStart(StrEnum):
 
     NOW = "now"
     FIRST_USE = "first_use"
+
+
+@dataclass(frozen=True)
+class Attacked(Event):
+    """Failed attempts with this key's id passed the threshold between the two times; at most once a day."""
+
+    TOPIC: ClassVar[str] = "key.attacked"
+
+    failed_attempts: int
+    since: datetime
+    until: datetime
+
+    def apply(self, aggregate: "ApiKey") -> None:
+        """Remembers when, so that it is said once a day."""
+        aggregate.attacked_at = self.timestamp
+
+
+@dataclass(frozen=True)
+class PresentedAfterEnd(Event):
+    """The key was presented after it had been revoked or had expired: a leak, or a stale deployment; once a day."""
+
+    TOPIC: ClassVar[str] = "key.presented_after_end"
+
+    attempts: int
+    last_at: datetime
+
+    def apply(self, aggregate: "ApiKey") -> None:
+        """Remembers when, so that it is said once a day."""
+        aggregate.presented_after_end_at = self.timestamp
 
 
 class Lifetimes(Protocol):
@@ -261,6 +291,8 @@ class ApiKey(Aggregate, topic="api_key"):
         self.disabled = False
         self.rotation_flagged = False
         self.expiry_recorded = False
+        self.attacked_at: datetime | None = None
+        self.presented_after_end_at: datetime | None = None
 
     @classmethod
     def create(  # noqa: PLR0913 - a key is created whole
@@ -383,10 +415,25 @@ class ApiKey(Aggregate, topic="api_key"):
         if not self.expiry_recorded and self.status(by.at) is KeyStatus.EXPIRED:
             self.record(Expired, by=by)
 
+    def note_attack(self, *, failed_attempts: int, since: datetime, by: Origin) -> None:
+        """Puts an attack on record, at most once a day."""
+        if _is_news(self.attacked_at, by.at):
+            self.record(Attacked, by=by, failed_attempts=failed_attempts, since=since, until=by.at)
+
+    def note_presented_after_end(self, *, attempts: int, last_at: datetime, by: Origin) -> None:
+        """Puts on record that the ended key is still presented, at most once a day."""
+        ended = self.status(by.at) in {KeyStatus.REVOKED, KeyStatus.EXPIRED}
+        if ended and _is_news(self.presented_after_end_at, by.at):
+            self.record(PresentedAfterEnd, by=by, attempts=attempts, last_at=last_at)
+
     def _refuse_ended(self, by: Origin) -> None:
         status = self.status(by.at)
         if status in {KeyStatus.REVOKED, KeyStatus.EXPIRED}:
             raise KeyStateError(f"A key that is {status} cannot be changed")
+
+
+def _is_news(last_at: datetime | None, now: datetime) -> bool:
+    return last_at is None or now - last_at >= SAID_AGAIN_AFTER
 
 
 def _scopes(texts: tuple[str, ...] | None) -> Scopes | None:

@@ -23,6 +23,7 @@ from application.campaigns import CampaignManagement
 from application.deadlines import Deadlines
 from application.keys import KeyManagement
 from application.ledger import Ledger
+from application.suspicions import Suspicions
 from application.usage import Settlement
 from application.verified_keys import VerifiedKeys
 from domain.attempt_limit import AttemptLimit
@@ -43,6 +44,7 @@ from infrastructure.postgres.history import PostgresHistory
 from infrastructure.postgres.keys import KeysView, PostgresKeys
 from infrastructure.postgres.migrate import MigrationError, migrate
 from infrastructure.postgres.pool import Database
+from infrastructure.postgres.refused_attempts import PostgresRefusedAttempts
 from infrastructure.postgres.usage import PostgresSettlementRows, PostgresUsage, UsageHistory, UsageTotals
 from infrastructure.projections import Rebuilder, Tailer
 from infrastructure.request_log import RequestLog
@@ -296,12 +298,21 @@ def run_background(settings: Settings, stop: Flag) -> None:
             window=settings.settlement_window,
         )
         partitions = AccessLogPartitions(core.database)
+        suspicions = Suspicions(
+            ledger=core.ledger,
+            refused=PostgresRefusedAttempts(core.database),
+            clock=core.clock,
+            entropy=core.entropy,
+            attack_threshold=settings.attack_threshold,
+        )
         jobs = {
             "settlement": Job(settings.settlement_window, lambda: settlement.settle(core.clock.now())),
             "retirement": Job(SWEEP_EVERY, deadlines.retire),
             "expiry": Job(SWEEP_EVERY, deadlines.expire),
             "rotation": Job(SWEEP_EVERY, deadlines.flag_rotation),
             "grace": Job(SWEEP_EVERY, deadlines.begin_grace),
+            "attacks": Job(SWEEP_EVERY, suspicions.note_attacks),
+            "presentations": Job(SWEEP_EVERY, suspicions.note_presented_after_end),
             "attempts": Job(FORGET_EVERY, lambda: attempts(core).forget(core.clock.now())),
             "partitions": Job(PARTITIONS_EVERY, lambda: partitions.ensure_partitions(days_ahead=7)),
         }

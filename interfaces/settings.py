@@ -49,6 +49,8 @@ class Settings:
     """How long access rows are kept."""
     failed_attempts_per_minute: int = 20
     """Refused credentials that one client network (IPv4 address, IPv6 /64) may send a minute before it gets 429."""
+    attack_threshold: int = 50
+    """Refused attempts with one key's id within ten minutes that put `key.attacked` on record."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     """Networks whose X-Forwarded-For is believed; nobody's by default."""
     database_connections: int = 8
@@ -88,6 +90,7 @@ class Settings:
             failed_attempts_per_minute=values.number(
                 "FAILED_ATTEMPTS_PER_MINUTE", default.failed_attempts_per_minute, low=1, high=1_000_000
             ),
+            attack_threshold=values.number("ATTACK_THRESHOLD", default.attack_threshold, low=1, high=1_000_000),
             trusted_proxies=tuple(values.listed("TRUSTED_PROXIES", ip_network)),
             database_connections=values.number("DATABASE_CONNECTIONS", default.database_connections, low=2, high=100),
             body_bytes_max=values.number("BODY_BYTES_MAX", default.body_bytes_max, low=1024, high=10_485_760),

@@ -4,11 +4,11 @@ With `commit` durability nothing of an answer is sent before its row is committe
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, cast
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -103,7 +103,7 @@ class Gatekeeper:
             return
         loop = asyncio.get_running_loop()
         committed: asyncio.Future[None] = loop.create_future()
-        self.access_log.submit(row, committed, partial(_deliver, loop))
+        self.access_log.submit(row, committed, _deliver_to(loop))
         await committed
 
 
@@ -156,6 +156,12 @@ class Gate:
             client=record.client,
             request_id=record.request_id,
         )
+
+
+@lru_cache(maxsize=8)
+def _deliver_to(loop: asyncio.AbstractEventLoop) -> Callable[[Sequence[Any], UnavailableError | None], None]:
+    # The same object each time: rows are told of together when they are to be told in the same way.
+    return partial(_deliver, loop)
 
 
 def _deliver(loop: asyncio.AbstractEventLoop, waiters: Sequence[Any], error: UnavailableError | None) -> None:

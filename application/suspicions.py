@@ -1,0 +1,61 @@
+"""What refused attempts say about keys: one that is attacked, and one that is still presented after its end.
+
+Level-triggered like every sweep; each fact goes on record at most once a day for a key.
+"""
+
+from datetime import timedelta
+
+from application.ledger import Ledger
+from application.ports import Clock, Entropy, RefusedAttempts
+from domain.api_key import ApiKey
+from domain.events import Origin
+from domain.ids import RequestId
+
+LOOK_BACK = timedelta(minutes=10)
+BATCH = 500
+
+
+class Suspicions:
+    """The sweeps over refused attempts; each answers how many facts it put on record."""
+
+    def __init__(
+        self, *, ledger: Ledger, refused: RefusedAttempts, clock: Clock, entropy: Entropy, attack_threshold: int
+    ) -> None:
+        self._ledger = ledger
+        self._refused = refused
+        self._clock = clock
+        self._entropy = entropy
+        self._attack_threshold = attack_threshold
+
+    def note_attacks(self) -> int:
+        """Records the keys whose failed attempts of the last ten minutes pass the threshold."""
+        by = self._origin()
+        since = by.at - LOOK_BACK
+        noted = 0
+        for key_id, attempts in self._refused.attacked(since, self._attack_threshold, BATCH):
+            _, position = self._ledger.change(
+                ApiKey,
+                key_id,
+                lambda key, attempts=attempts: key.note_attack(failed_attempts=attempts, since=since, by=by),
+            )
+            noted += position is not None
+        return noted
+
+    def note_presented_after_end(self) -> int:
+        """Records the revoked and expired keys that were presented in the last ten minutes."""
+        by = self._origin()
+        noted = 0
+        for key_id, attempts, last_at in self._refused.presented_after_end(by.at - LOOK_BACK, BATCH):
+            _, position = self._ledger.change(
+                ApiKey,
+                key_id,
+                lambda key, attempts=attempts, last_at=last_at: key.note_presented_after_end(
+                    attempts=attempts, last_at=last_at, by=by
+                ),
+            )
+            noted += position is not None
+        return noted
+
+    def _origin(self) -> Origin:
+        request_id = RequestId.from_entropy(self._entropy.bytes(16))
+        return Origin("system:suspicion", request_id, self._clock.now())

@@ -1,0 +1,117 @@
+"""Attacked keys and keys presented after their end: on record once a day, from what the access log holds."""
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+
+import pytest
+
+from application.ledger import Ledger
+from application.ports import AccessRow
+from application.suspicions import Suspicions
+from domain.api_key import ApiKey, Attacked, PresentedAfterEnd, RevocationReason
+from domain.ids import KeyId, RunId
+from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
+from infrastructure.postgres.access_log import PostgresAccessLog
+from infrastructure.postgres.keys import KeysView
+from infrastructure.postgres.pool import Database
+from infrastructure.postgres.refused_attempts import PostgresRefusedAttempts
+from infrastructure.system import SystemClock, SystemEntropy
+from tests.kit.builders import CountingEntropy, SettableClock, a_key, account_id, key_id, origin
+
+THRESHOLD = 5
+Refuse = Callable[[KeyId, str, int], None]
+
+
+@pytest.fixture
+def ledger(database: Database) -> Iterator[Ledger]:
+    with Ledger(PostgresLedgerFactory(PostgresRecorder(database, [KeysView()]))) as opened:
+        yield opened
+
+
+@pytest.fixture
+def clock() -> SettableClock:
+    return SettableClock(SystemClock().now())
+
+
+@pytest.fixture
+def suspicions(ledger: Ledger, database: Database, clock: SettableClock) -> Suspicions:
+    return Suspicions(
+        ledger=ledger,
+        refused=PostgresRefusedAttempts(database),
+        clock=clock,
+        entropy=CountingEntropy(),
+        attack_threshold=THRESHOLD,
+    )
+
+
+@pytest.fixture
+def refuse(conninfo: str) -> Iterator[Refuse]:
+    """Writes that many refused rows that name the key."""
+    entropy = SystemEntropy()
+    with PostgresAccessLog(
+        conninfo, entropy=entropy, run_id=entropy.new(RunId), host="test", durability="commit"
+    ) as log:
+
+        def write(key: KeyId, outcome: str, times: int) -> None:
+            futures = [log.write(row(key, outcome, SystemClock().now())) for _ in range(times)]
+            for future in futures:
+                future.result(timeout=10)
+
+        yield write
+
+
+def row(key: KeyId, outcome: str, at: datetime) -> AccessRow:
+    """A refused request."""
+    return AccessRow(
+        occurred_at=at,
+        method="GET",
+        endpoint="/api/campaigns",
+        status=401,
+        outcome=outcome,
+        accepted=False,
+        key_id=key,
+        account_id=None,
+        key_hash="0" * 32,
+        client_ip="127.0.0.1",
+        request_id="req_1",
+    )
+
+
+def kinds(ledger: Ledger, key: KeyId) -> list[type[object]]:
+    """The kinds of the key's events."""
+    return [type(event) for event in ledger.events.get(key)]
+
+
+def test_a_key_over_the_threshold_is_on_record_as_attacked_once_a_day(
+    ledger: Ledger, suspicions: Suspicions, clock: SettableClock, refuse: Refuse
+) -> None:
+    """Below it nothing is said; above it one event a day, with the number; an id that is no key's is nothing."""
+    ledger.append(a_key(number=1, at=clock.now()))
+    refuse(key_id(1), "forged", THRESHOLD - 1)
+    refuse(key_id(2), "forged", THRESHOLD + 1)
+    assert suspicions.note_attacks() == 0
+    refuse(key_id(1), "wrong_secret", 1)
+    clock.advance(timedelta(seconds=5))
+    assert suspicions.note_attacks() == 1
+    assert suspicions.note_attacks() == 0
+    [attacked] = [event for event in ledger.events.get(key_id(1)) if isinstance(event, Attacked)]
+    assert (attacked.failed_attempts, attacked.account_id) == (THRESHOLD, account_id())
+
+
+def test_a_revoked_key_that_is_presented_is_on_record_once_a_day(
+    ledger: Ledger, suspicions: Suspicions, clock: SettableClock, refuse: Refuse
+) -> None:
+    """One use of a revoked key is enough to tell its owner; other refusals are not that."""
+    for number in (1, 2):
+        ledger.append(a_key(number=number, at=clock.now()))
+    refuse(key_id(1), "revoked", 1)
+    assert suspicions.note_presented_after_end() == 0, "a row cannot outrun the key's own events"
+    ledger.change(
+        ApiKey, key_id(1), lambda key: key.revoke(reason=RevocationReason.OTHER, note=None, by=origin(clock.now()))
+    )
+    refuse(key_id(2), "insufficient_scope", 2)
+    clock.advance(timedelta(seconds=5))
+    assert suspicions.note_presented_after_end() == 1
+    assert suspicions.note_presented_after_end() == 0
+    assert PresentedAfterEnd in kinds(ledger, key_id(1))
+    assert PresentedAfterEnd not in kinds(ledger, key_id(2))

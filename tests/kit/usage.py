@@ -1,0 +1,34 @@
+"""Builders of metered usage."""
+
+from datetime import timedelta
+
+from domain.ids import RunId
+from domain.usage import KeyUses, SettledRows, UsageRun
+from tests.kit.builders import NOON, account_id, entropy, key_id, origin
+
+
+def a_usage_run() -> UsageRun:
+    """A run that was started, settled once, and closed."""
+    run = UsageRun.start(
+        RunId.from_entropy(entropy(7)), by=origin(actor="system:settlement"), host="node-1:4711", started_at=NOON
+    )
+    uses = KeyUses(
+        key_id=key_id(1),
+        account_id=account_id(),
+        requests=41,
+        failed_attempts=2,
+        first_used_at=NOON,
+        last_used_at=NOON + timedelta(seconds=9),
+    )
+    settled = SettledRows(
+        first_row=1,
+        last_row=43,
+        rows=43,
+        window_start=NOON,
+        window_end=NOON + timedelta(seconds=9),
+        details_root="ab" * 32,
+        keys=(uses,),
+    )
+    run.settle(settled, by=origin(NOON + timedelta(seconds=10), actor="system:settlement"))
+    run.close(by=origin(NOON + timedelta(minutes=1), actor="system:settlement"))
+    return run
