@@ -56,8 +56,8 @@ from interfaces.http.gate import Gatekeeper
 from interfaces.settings import SettingError, Settings
 
 __all__ = [
-    "SERVER_LOGGING", "Core", "Management", "http_app", "management", "migrate_database", "open_core", "open_database",
-    "run_background", "secret_file", "start_logging", "tie_to_parent",
+    "SERVER_LOGGING", "Core", "Management", "OpenGate", "http_app", "management", "migrate_database", "open_core",
+    "open_database", "open_gate", "run_background", "secret_file", "start_logging", "tie_to_parent",
 ]  # fmt: skip
 
 SECRET_FILE = "secret.keys"  # noqa: S105 - a file's name
@@ -218,6 +218,57 @@ def attempts(core: Core) -> PostgresAttempts:
     return PostgresAttempts(core.database, AttemptLimit(attempts=core.settings.failed_attempts_per_minute))
 
 
+@dataclass(frozen=True, slots=True)
+class OpenGate:
+    """What authenticates in one process, running."""
+
+    keeper: Gatekeeper
+    verified: VerifiedKeys
+    new_request_id: Callable[[], RequestId]
+
+
+def open_gate(core: Core, stack: ExitStack) -> OpenGate:
+    """Starts what authenticating in this process takes: memory and its follower, limiter, access log, threads."""
+    settings, conninfo = core.settings, core.database.conninfo
+    run_id, host = core.entropy.new(RunId), f"{platform.node()}:{os.getpid()}"
+    threads = ThreadPoolExecutor(settings.database_connections, thread_name_prefix="authenticate")
+    stack.callback(threads.shutdown, cancel_futures=True)
+    limiter_threads = ThreadPoolExecutor(LIMITER_THREADS, thread_name_prefix="limit")
+    stack.callback(limiter_threads.shutdown, cancel_futures=True)
+    access_log = stack.enter_context(
+        PostgresAccessLog(
+            conninfo,
+            entropy=core.entropy,
+            run_id=run_id,
+            host=host,
+            durability=settings.access_log_durability,
+            window=settings.settlement_window,
+        )
+    )
+    verified = VerifiedKeys(capacity=settings.cache_keys, fingerprint=core.ring.receipt, elapsed=elapsed)
+    stack.enter_context(
+        LedgerFollower(conninfo, keys=verified, clock=core.clock, lease=settings.lease, process_id=run_id, host=host)
+    )
+    authenticator = Authenticator(
+        keys=core.keys,
+        verified=verified,
+        hashes=core.ring,
+        verifiers=core.verifiers,
+        clock=core.clock,
+        environments=settings.environments,
+    )
+    keeper = Gatekeeper(
+        authenticator=authenticator,
+        limiter=AttemptLimiter(attempts=attempts(core), clock=core.clock),
+        access_log=access_log,
+        awaits_commit=settings.access_log_durability == "commit",
+        clock=core.clock,
+        threads=threads,
+        limiter_threads=limiter_threads,
+    )
+    return OpenGate(keeper, verified, RequestIds(core.entropy).new)
+
+
 def http_app() -> ASGIApp:
     """The application of one serving process, built from its environment; granian calls this in each worker."""
     settings = Settings.read()
@@ -227,50 +278,14 @@ def http_app() -> ASGIApp:
         conninfo, _ = open_database(settings, stack)
         core = open_core(settings, conninfo, stack)
         manage = management(core)
-        run_id, host = core.entropy.new(RunId), f"{platform.node()}:{os.getpid()}"
-        threads = ThreadPoolExecutor(settings.database_connections, thread_name_prefix="authenticate")
-        stack.callback(threads.shutdown, cancel_futures=True)
-        limiter_threads = ThreadPoolExecutor(LIMITER_THREADS, thread_name_prefix="limit")
-        stack.callback(limiter_threads.shutdown, cancel_futures=True)
-        access_log = stack.enter_context(
-            PostgresAccessLog(
-                conninfo,
-                entropy=core.entropy,
-                run_id=run_id,
-                host=host,
-                durability=settings.access_log_durability,
-                window=settings.settlement_window,
-            )
-        )
-        verified = VerifiedKeys(capacity=settings.cache_keys, fingerprint=core.ring.receipt, elapsed=elapsed)
-        stack.enter_context(
-            LedgerFollower(
-                conninfo, keys=verified, clock=core.clock, lease=settings.lease, process_id=run_id, host=host
-            )
-        )
-        authenticator = Authenticator(
-            keys=core.keys,
-            verified=verified,
-            hashes=core.ring,
-            verifiers=core.verifiers,
-            clock=core.clock,
-            environments=settings.environments,
-        )
+        gate = open_gate(core, stack)
         services = HttpServices(
-            gatekeeper=Gatekeeper(
-                authenticator=authenticator,
-                limiter=AttemptLimiter(attempts=attempts(core), clock=core.clock),
-                access_log=access_log,
-                awaits_commit=settings.access_log_durability == "commit",
-                clock=core.clock,
-                threads=threads,
-                limiter_threads=limiter_threads,
-            ),
+            gatekeeper=gate.keeper,
             key_management=manage.keys,
             campaign_management=manage.campaigns,
-            health=PostgresHealth(core.database, verified),
+            health=PostgresHealth(core.database, gate.verified),
             cursors=core.ring,
-            new_request_id=manage.new_request_id,
+            new_request_id=gate.new_request_id,
             log_request=_request_line(settings, stack),
             trusted_proxies=settings.trusted_proxies,
             body_bytes_max=settings.body_bytes_max,
