@@ -191,10 +191,18 @@ def test_no_kill_loses_or_halves_anything(place: Path, full: bool) -> None:
             for number, client in enumerate(clients)
         ]
         for kill in range(kills):
-            with calling(callers):
+            victims = service.processes()
+            random.shuffle(victims)
+            killed += len(victims)
+            with calling(callers), psycopg.connect(service.conninfo, autocommit=True) as listener:
+                listener.execute("LISTEN ledger")
                 tally.wait_for(calls * (kill + 1) // kills)
-                sleep(random.uniform(0, DELAY_SECONDS_MAX))
-                killed += service.kill(random.shuffle)
+                if kill % 4 in {1, 2}:  # as soon as something is committed, which is before its answer
+                    list(listener.notifies(timeout=0))  # what was committed until now
+                    assert list(listener.notifies(timeout=DEADLINE_SECONDS, stop_after=1))
+                else:
+                    sleep(random.uniform(0, DELAY_SECONDS_MAX))
+                service.kill(victims)
             if kill % 2:  # PostgreSQL goes, too: the next start recovers it
                 service.kill_postgres()
             else:  # PostgreSQL stays, and the next start adopts it; meanwhile nobody writes

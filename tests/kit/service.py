@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -140,18 +140,15 @@ class Service:
 
     # -- sudden ends
 
-    def kill(self, order: Callable[[list[psutil.Process]], None] = lambda _: None) -> int:
-        """SIGKILL to the supervisor and all its descendants, in an ``order``; how many there were.
+    def kill(self, first: Sequence[psutil.Process] = ()) -> None:
+        """SIGKILL to the supervisor and all its descendants, to ``first`` before the others.
 
         PostgreSQL goes on: it is nobody's child, and the next start adopts it.
         """
-        victims = self.processes()
-        order(victims)
-        for victim in victims:
+        for victim in first:
             _kill(victim)
-        eventually(lambda: not [_kill(late) for late in self.processes()], "all processes are gone")
+        eventually(lambda: not [_kill(victim) for victim in self.processes()], "all processes are gone")
         self._reap()
-        return len(victims)
 
     def kill_supervisor(self) -> None:
         """SIGKILL to the supervisor alone; returns once it and what ends with it are gone."""
