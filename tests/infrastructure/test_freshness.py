@@ -1,0 +1,340 @@
+"""Freshness on a real PostgreSQL: a change waits for whoever could act on what it ended, and for nobody else."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+
+from application.ports import Freshness
+from application.verified_keys import Lease, VerifiedKey, VerifiedKeys
+from domain.ids import RunId
+from infrastructure.embedded_postgres import EmbeddedPostgres
+from infrastructure.postgres.freshness import BATCH, DatabaseClock, LedgerFollower, PostgresFreshness, elapsed
+from infrastructure.postgres.migrate import migrate
+from infrastructure.postgres.pool import Database
+from tests.kit.builders import NOON, account_id, entropy, key_id
+from tests.kit.proxy import Line
+from tests.kit.service import eventually
+from tests.kit.verified import facts
+
+LEASE = Lease(1.0)
+BEHIND = 1_000_000
+"""A position that nobody has applied."""
+_numbers = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """One process's memory and what keeps it true."""
+
+    name: RunId
+    keys: VerifiedKeys
+    clock: DatabaseClock
+
+    def remember(self, number: int) -> None:
+        """Puts that key into memory, as read now."""
+        key = VerifiedKey(facts(key=number), "hash")
+        assert self.keys.remember(b"%d" % number, key, read_at=self.keys.applied)
+
+    def knows(self, number: int) -> bool:
+        """Whether that key is in memory."""
+        return self.keys.recall(b"%d" % number) is not None
+
+
+class Processes(ExitStack):
+    """Serving processes on one database; ``ask`` is one statement by somebody else."""
+
+    def __init__(self, conninfo: str) -> None:
+        super().__init__()
+        self.conninfo = conninfo
+        self._operator = self.enter_context(psycopg.connect(conninfo, autocommit=True))
+
+    def start(self, *, conninfo: str | None = None, lease: Lease = LEASE) -> Serving:
+        """One more, fresh when this returns."""
+        name, clock = RunId.from_entropy(entropy(next(_numbers))), DatabaseClock(lambda: NOON)
+        keys = VerifiedKeys(capacity=1000, fingerprint=bytes, elapsed=elapsed)
+        follower = LedgerFollower(
+            conninfo or self.conninfo, keys=keys, clock=clock, lease=lease, process_id=name, host="alpha:1"
+        )
+        self.enter_context(follower)
+        eventually(lambda: keys.is_fresh, "the process is fresh")
+        return Serving(name, keys, clock)
+
+    def ask(self, statement: LiteralString, *values: object) -> Any:
+        """The first column of the first row; None when there is none."""
+        cursor = self._operator.execute(statement, values)
+        row = cursor.fetchone() if cursor.description else None
+        return None if row is None else row[0]
+
+    def append(self, *streams: str, word: str = "changed") -> int:
+        """Appends an event to each stream; the last one's position."""
+        states = [f"{word} {number}".encode() for number in range(len(streams))]
+        versions = [next(_numbers) for _ in streams]
+        topics = ["t"] * len(streams)
+        return self.ask("SELECT ledger.append(%s, %s, %s, %s)", list(streams), versions, topics, states) + len(streams)
+
+    def add_row(self, name: str, *, lease: Lease) -> None:
+        """A row without a process behind it, that has applied nothing."""
+        self.ask(
+            "INSERT INTO serving.processes (process_id, host, started_at, lease_seconds, applied, beat)"
+            " VALUES (%s, 'beta:1', now(), %s, 0, 7)",
+            name,
+            lease.seconds,
+        )
+
+    def beat(self, name: str) -> int | None:
+        """The beat of a process's row; None when it has none."""
+        return self.ask("SELECT beat FROM serving.processes WHERE process_id = %s", name)
+
+    def break_followers(self) -> None:
+        """Ends the connections that followers listen on."""
+        self.ask(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE application_name = 'keyledger follower' AND datname = current_database()"
+        )
+
+
+@pytest.fixture
+def processes(conninfo: str) -> Iterator[Processes]:
+    """Nobody serves yet."""
+    with Processes(conninfo) as started:
+        yield started
+
+
+@pytest.fixture
+def freshness(database: Database) -> PostgresFreshness:
+    """The waiter under test."""
+    return PostgresFreshness(database)
+
+
+def test_a_change_is_applied_by_all_when_the_wait_is_over(processes: Processes, freshness: PostgresFreshness) -> None:
+    """Each process has forgotten the changed key, and no other; the receipt counts them."""
+    both = [processes.start(), processes.start()]
+    for process in both:
+        process.remember(1)
+        process.remember(2)
+    position = processes.append(key_id(1))
+    receipt = freshness.await_applied(position)
+    assert (receipt.position, receipt.processes) == (position, 2)
+    for process in both:
+        assert process.keys.applied >= position
+        assert not process.knows(1)
+        assert process.knows(2)
+
+
+def test_a_change_of_the_account_takes_its_keys_along(processes: Processes, freshness: PostgresFreshness) -> None:
+    """What is remembered of a key is true of its account, too."""
+    process = processes.start()
+    process.remember(1)
+    freshness.await_applied(processes.append(account_id(1)))
+    assert not process.knows(1)
+
+
+def test_without_processes_nobody_is_waited_for(processes: Processes, freshness: PostgresFreshness) -> None:
+    """The command line alone on a database answers at once."""
+    assert freshness.await_applied(processes.append(key_id(1))).processes == 0
+
+
+def test_a_process_that_cannot_be_reached_has_no_lease_when_the_wait_is_over(
+    processes: Processes, freshness: PostgresFreshness
+) -> None:
+    """Its connections are open and silent: the wait ends when its lease has, and it is not counted."""
+    with Line(processes.conninfo) as line:
+        silent, other = processes.start(conninfo=line.conninfo), processes.start()
+        silent.remember(1)
+        line.fall_silent()
+        receipt = freshness.await_applied(processes.append(key_id(1)))
+        assert not silent.keys.is_fresh
+        assert silent.knows(1), "it cannot have heard"
+        assert other.keys.is_fresh
+        assert receipt.processes == 1
+        line.speak_again()
+        eventually(lambda: silent.keys.is_fresh, "it comes back")
+        assert not silent.knows(1)
+        processes.close()
+
+
+def test_each_process_is_waited_for_as_long_as_its_own_lease(
+    processes: Processes, freshness: PostgresFreshness
+) -> None:
+    """Leases differ while a setting is changed: the waiter goes by what the silent process believes."""
+    with Line(processes.conninfo) as line:
+        patient, quick = processes.start(conninfo=line.conninfo, lease=Lease(3.0)), processes.start(lease=Lease(0.5))
+        line.fall_silent()
+        assert patient.keys.is_fresh
+        freshness.await_applied(processes.append(key_id(1)))
+        assert not patient.keys.is_fresh
+        del quick
+        processes.close()
+
+
+def test_a_row_that_stands_still_is_taken_out(processes: Processes, freshness: PostgresFreshness) -> None:
+    """A process that was killed is waited for once."""
+    processes.add_row("run_dead", lease=Lease(0.2))
+    assert freshness.await_applied(BEHIND).processes == 0
+    assert processes.beat("run_dead") is None
+
+
+def test_a_row_that_moves_is_not_taken_out(processes: Processes, freshness: PostgresFreshness) -> None:
+    """A process that is alive and behind keeps its row: it may trust its memory again any moment."""
+    processes.add_row("run_slow", lease=Lease(0.5))
+    receipts: list[Freshness] = []
+    waiter = Thread(target=lambda: receipts.append(freshness.await_applied(BEHIND)))
+    waiter.start()
+    while waiter.is_alive():
+        processes.ask("UPDATE serving.processes SET beat = beat + 1 WHERE process_id = 'run_slow'")
+    assert processes.beat("run_slow") is not None
+    assert receipts[0].processes == 0
+
+
+def test_a_row_that_has_applied_is_not_waited_for_however_long_it_stands(
+    processes: Processes, freshness: PostgresFreshness
+) -> None:
+    """Only what is behind is looked at."""
+    processes.add_row("run_still", lease=Lease(30.0))
+    assert freshness.await_applied(0).processes == 1
+
+
+def test_a_process_taken_for_dead_has_a_row_before_it_is_fresh_again(processes: Processes) -> None:
+    """As long as it cannot write its row it refuses; then it comes back by itself."""
+    process = processes.start()
+    with psycopg.connect(processes.conninfo) as other:
+        other.execute("LOCK TABLE serving.processes IN ACCESS EXCLUSIVE MODE")
+        other.execute("DELETE FROM serving.processes")
+        eventually(lambda: not process.keys.is_fresh, "its lease ends")
+    eventually(lambda: process.keys.is_fresh, "it comes back")
+    assert processes.beat(process.name) is not None
+
+
+def test_a_process_that_stops_trusts_nothing_and_is_not_waited_for(processes: Processes) -> None:
+    """Leaving takes the row out, after the lease."""
+    with Processes(processes.conninfo) as others:
+        process = others.start()
+    assert not process.keys.is_fresh
+    assert processes.beat(process.name) is None
+
+
+def test_a_broken_connection_costs_no_memory_and_hides_no_change(
+    processes: Processes, freshness: PostgresFreshness
+) -> None:
+    """What happened while nobody listened is applied; what did not change is still remembered."""
+    processes.append(key_id(3))
+    process = processes.start()
+    process.remember(1)
+    process.remember(2)
+    processes.break_followers()
+    freshness.await_applied(processes.append(key_id(1)))
+    eventually(lambda: process.keys.is_fresh, "it comes back")
+    assert not process.knows(1)
+    assert process.knows(2)
+
+
+def test_nothing_relies_on_notifications(processes: Processes, freshness: PostgresFreshness) -> None:
+    """A change that is told to nobody is applied by the next lease."""
+    process = processes.start()
+    process.remember(1)
+    processes.ask(
+        "INSERT INTO ledger.events (position, stream_id, version, topic, state) VALUES (1, %s, 1, 't', '')", key_id(1)
+    )
+    assert freshness.await_applied(1).processes == 1
+    assert not process.knows(1)
+
+
+def test_changes_are_applied_across_batches(processes: Processes, freshness: PostgresFreshness) -> None:
+    """More changes than one read takes: none is left out, and the last one counts."""
+    process = processes.start()
+    for number in (1, 2, 3):
+        process.remember(number)
+    others = [f"other_{number}" for number in range(BATCH)]
+    position = processes.append(key_id(1), *others, key_id(2), *others)
+    assert freshness.await_applied(position).processes == 1
+    assert process.keys.applied == position == 2 * BATCH + 2
+    assert [process.knows(number) for number in (1, 2, 3)] == [False, False, True]
+
+
+def test_a_process_begins_at_the_head(processes: Processes, freshness: PostgresFreshness) -> None:
+    """What was before it is applied by having nothing in memory."""
+    position = processes.append(*(f"stream_{number}" for number in range(10)))
+    process = processes.start()
+    assert process.keys.applied == position
+    assert freshness.await_applied(position).processes == 1
+
+
+def test_another_ledger_than_before_empties_the_memory(processes: Processes) -> None:
+    """A database restored from a backup, and gone on since past the position that was applied, is noticed."""
+    with Line(processes.conninfo) as line:
+        process = processes.start(conninfo=line.conninfo)
+        position = processes.append(*(f"stream_{number}" for number in range(5)))
+        eventually(lambda: process.keys.applied == position, "it has applied all")
+        process.remember(1)
+        line.fall_silent()
+        processes.break_followers()
+        processes.ask("DELETE FROM ledger.events WHERE position > 3")
+        processes.append(key_id(1), *(f"stream_{number}" for number in range(5)), word="otherwise")
+        line.speak_again()
+        eventually(lambda: process.keys.applied == position + 4, "it follows again")
+        assert not process.knows(1)
+        processes.close()
+
+
+def test_a_lease_is_on_disk_before_it_is_trusted() -> None:
+    """A crash of PostgreSQL takes no beat back: a row that stands still afterwards is that of nobody who is fresh."""
+    with TemporaryDirectory(prefix="keyledger-") as place, EmbeddedPostgres(Path(place), say=lambda _: None) as server:
+        migrate(server.conninfo)
+        with Line(server.conninfo) as line, Processes(server.conninfo) as processes:
+            processes.ask("ALTER SYSTEM SET wal_writer_delay = '10s'")  # nothing reaches the disk unless asked for
+            processes.ask("SELECT pg_reload_conf()")
+            process = processes.start(conninfo=line.conninfo)
+            eventually(lambda: (processes.beat(process.name) or 0) > 2, "it has renewed its lease")
+            line.fall_silent()
+            trusted = processes.beat(process.name)
+            crash(server, Path(place))
+            with psycopg.connect(server.conninfo) as connection:
+                row = connection.execute("SELECT beat FROM serving.processes").fetchone()
+            assert row == (trusted,)
+            line.speak_again()
+
+
+def crash(server: EmbeddedPostgres, place: Path) -> None:
+    """Ends PostgreSQL as ``pg_ctl stop -m immediate`` does, and starts it again."""
+    os.kill(int((place / "postgres" / "postmaster.pid").read_text(encoding="ascii").split()[0]), signal.SIGQUIT)
+    eventually(lambda: not server.is_running(), "PostgreSQL is gone")
+    server.ensure_running()
+
+
+def test_the_clock_is_the_database_s(processes: Processes) -> None:
+    """A process whose machine is years off judges by the database's time as soon as it is fresh."""
+    process = processes.start()
+    assert abs(process.clock.now() - processes.ask("SELECT clock_timestamp()")) < timedelta(minutes=1)
+
+
+def test_until_the_first_answer_it_is_the_machine_s_time() -> None:
+    """Commands that never ask still have a time."""
+    assert timedelta() <= DatabaseClock(lambda: NOON).now() - NOON < timedelta(minutes=1)
+
+
+def test_the_first_answer_counts_however_slow() -> None:
+    """The machine may be wrong by years, a slow answer only by its slowness."""
+    clock = DatabaseClock(lambda: NOON)
+    answer = datetime(2030, 1, 1, tzinfo=UTC)
+    clock.set(elapsed() - 5, answer)
+    assert answer <= clock.now() < answer + timedelta(minutes=1)
+
+
+def test_a_slow_answer_does_not_move_a_clock_that_is_set() -> None:
+    """It tells too little of when it was true."""
+    clock = DatabaseClock(lambda: NOON)
+    answer = datetime(2030, 1, 1, tzinfo=UTC)
+    clock.set(elapsed(), answer)
+    clock.set(elapsed() - 5, answer + timedelta(days=1))
+    assert answer <= clock.now() < answer + timedelta(minutes=1)
