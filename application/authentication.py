@@ -7,6 +7,7 @@ key without a receipt costs a bcrypt.
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock
+from typing import NamedTuple
 
 from application.ports import Clock, CredentialHashes, Keys, StoredKey, Verifiers
 from application.verified_keys import VerifiedKey, VerifiedKeys
@@ -27,8 +28,7 @@ class Need:
     feature: Feature | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Authentication:
+class Authentication(NamedTuple):
     """The answer to one presented credential.
 
     ``facts`` is None unless the credential is a known key with the right secret; ``key_id`` is what was presented,

@@ -7,6 +7,7 @@ grammar → tag → known → proof          settled before, as each needs the o
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from domain.access import Address, Feature, Networks, Plan, Scope, Scopes
 from domain.credential import Environment
@@ -78,8 +79,7 @@ class KeyFacts:
     replaced_by: KeyId | None
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """What somebody tries to do with a key."""
 
     client: Address | None

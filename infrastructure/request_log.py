@@ -6,6 +6,7 @@ A path that could hold a credential goes the general way, where it is redacted.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from threading import Event as Flag
 from threading import Thread
 from typing import Self, TextIO
@@ -39,6 +40,11 @@ class _Line(msgspec.Struct):
     account_id: str | None
     outcome: str | None
     client_ip: str | None
+
+
+@lru_cache(maxsize=1024)
+def _is_plain(path: str) -> bool:
+    return path.isascii() and not is_suspect(path)
 
 
 class RequestLog:
@@ -79,7 +85,7 @@ class RequestLog:
         client_ip: str | None,
     ) -> None:
         """As ``observability.log_request``, line for line."""
-        if is_suspect(path) or not path.isascii() or len(self._lines) >= LINES_MAX:
+        if not _is_plain(path) or len(self._lines) >= LINES_MAX:
             log_request(
                 method=method,
                 path=path,

@@ -12,7 +12,8 @@ from urllib.parse import parse_qs
 from litestar.types import HTTPScope, Receive, Scope, Send
 
 from application.authentication import Authentication, Need
-from domain.errors import KeyledgerError, UnavailableError
+from domain.errors import KeyledgerError, RateLimitedError, UnavailableError
+from domain.verdict import Verdict
 from interfaces.http.errors import RenderedError, render
 from interfaces.http.gate import Gatekeeper
 from interfaces.http.request import RequestRecord, TrustedProxies, credential_of, is_from_trusted_proxy, record_of
@@ -46,25 +47,31 @@ class Forward:
         http_scope = cast("HTTPScope", scope)
         record = record_of(scope)
         raw = credential_of(scope)
+        keeper = self._keeper
         try:
-            record.authentication = authentication = await self._keeper.authenticate(
-                raw, need=ANY_KEY, client=record.client
-            )
-            refusal = await self._keeper.refuse(authentication, need=ANY_KEY, client=record.client)
-            if refusal is None:
-                await self._log(http_scope, record, authentication, HTTPStatus.OK)
-                await _pass(authentication, send)
+            # The usual case, a remembered and accepted key, waits for nothing and is one coroutine deep.
+            authentication = keeper.authenticator.recall(raw, need=ANY_KEY, client=record.client)
+            if authentication is None:
+                authentication = await keeper.authenticate(raw, need=ANY_KEY, client=record.client)
+            record.authentication = authentication
+            if authentication.verdict is Verdict.OK:
+                await self._leave_row(http_scope, record, authentication, HTTPStatus.OK)
+                await send(_accepted(authentication))
+                await send(_BODY)
                 return
+            refusal = await keeper.refuse(authentication, need=ANY_KEY, client=record.client)
             answer = self._refused(http_scope, refusal, raw)
-            if answer.status != HTTPStatus.TOO_MANY_REQUESTS and refusal.__class__ is not UnavailableError:
-                await self._log(http_scope, record, authentication, answer.status)
+            if not isinstance(refusal, RateLimitedError):
+                await self._leave_row(http_scope, record, authentication, answer.status)
         except UnavailableError as error:
             answer = self._refused(http_scope, error, raw)
         await answer(scope, receive, send)
 
-    async def _log(self, scope: HTTPScope, record: RequestRecord, authentication: Authentication, status: int) -> None:
+    async def _leave_row(
+        self, scope: HTTPScope, record: RequestRecord, authentication: Authentication, status: int
+    ) -> None:
         method, endpoint = self._asked_for(scope)
-        await self._keeper.log(
+        committed = self._keeper.log(
             authentication,
             method=method,
             endpoint=endpoint,
@@ -72,6 +79,8 @@ class Forward:
             client=record.client,
             request_id=record.request_id,
         )
+        if committed is not None:
+            await committed
 
     def _asked_for(self, scope: HTTPScope) -> tuple[str, str]:
         """The method and path that the proxy was asked for; a caller that is no trusted proxy asked for this one."""
@@ -94,12 +103,12 @@ class Forward:
         return RenderedError(status, answer.headers + _NOBODY, answer.body)
 
 
-async def _pass(authentication: Authentication, send: Send) -> None:
+def _accepted(authentication: Authentication) -> Any:
     facts = authentication.facts
     if facts is None:
         raise LookupError("an accepted key has facts")
     scopes = b"" if facts.scopes is None else " ".join(facts.scopes.to_list()).encode()
-    start: Any = {
+    return {
         "type": "http.response.start",
         "status": 200,
         "headers": [
@@ -110,5 +119,3 @@ async def _pass(authentication: Authentication, send: Send) -> None:
             (b"x-keyledger-scopes", scopes),
         ],
     }
-    await send(start)
-    await send(_BODY)

@@ -42,6 +42,13 @@ class Gatekeeper:
     limiter_threads: Executor
     """Apart from the look-ups: a flood of forged keys must not stand in the way of good ones."""
 
+    async def look_up(
+        self, raw: bytes, *, need: Need, client: Address | None, environment: Environment | None = None
+    ) -> Authentication:
+        """The verdict from the database."""
+        look_up = partial(self.authenticator.look_up, raw, need=need, client=client, environment=environment)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, look_up)
+
     async def authenticate(
         self, raw: bytes | None, *, need: Need, client: Address | None, environment: Environment | None = None
     ) -> Authentication:
@@ -49,19 +56,14 @@ class Gatekeeper:
         remembered = self.authenticator.recall(raw, need=need, client=client, environment=environment)
         if remembered is not None or raw is None:
             return remembered or Authentication(Verdict.MISSING)
-        look_up = partial(self.authenticator.look_up, raw, need=need, client=client, environment=environment)
-        return await asyncio.get_running_loop().run_in_executor(self.threads, look_up)
+        return await self.look_up(raw, need=need, client=client, environment=environment)
 
-    async def refuse(
-        self, authentication: Authentication, *, need: Need, client: Address | None
-    ) -> KeyledgerError | None:
-        """What the caller is told: nothing when accepted; of a refused credential never the reason.
+    async def refuse(self, authentication: Authentication, *, need: Need, client: Address | None) -> KeyledgerError:
+        """What the caller of a verdict other than OK is told; of a refused credential never the reason.
 
         A refused credential counts against its client network, and over the limit the answer is RateLimitedError.
         """
         verdict = authentication.verdict
-        if verdict is Verdict.OK:
-            return None
         if not verdict.is_credential_refusal:
             return ForbiddenError(scope=need.scope if verdict is Verdict.INSUFFICIENT_SCOPE else None)
         if verdict is not Verdict.MISSING:
@@ -73,7 +75,7 @@ class Gatekeeper:
                 return RateLimitedError(wait)
         return UnauthenticatedError()
 
-    async def log(  # noqa: PLR0913 - a row's columns
+    def log(  # noqa: PLR0913 - a row's columns
         self,
         authentication: Authentication,
         *,
@@ -82,8 +84,11 @@ class Gatekeeper:
         status: int,
         client: Address | None,
         request_id: str,
-    ) -> None:
-        """Leaves the access row, and with `commit` durability waits for it; UnavailableError when it cannot be left."""
+    ) -> "asyncio.Future[None] | None":
+        """Leaves the access row; with `commit` durability what is to be awaited before anything is answered.
+
+        UnavailableError, here or when awaited, when the row cannot be left.
+        """
         row = AccessRow(
             self.clock.now(),
             method,
@@ -100,11 +105,11 @@ class Gatekeeper:
         )
         if not self.awaits_commit:
             self.access_log.submit(row, None, _nobody_waits)
-            return
+            return None
         loop = asyncio.get_running_loop()
         committed: asyncio.Future[None] = loop.create_future()
         self.access_log.submit(row, committed, _deliver_to(loop))
-        await committed
+        return committed
 
 
 class Gate:
@@ -129,26 +134,28 @@ class Gate:
 
         try:
             record.authentication = await self._keeper.authenticate(raw, need=need, client=record.client)
-            refusal = await self._keeper.refuse(record.authentication, need=need, client=record.client)
-            if isinstance(refusal, RateLimitedError):
-                # A flood leaves no row for each of its attempts.
-                await render(refusal, token_sent=True)(scope, receive, send)
-                return
-            if refusal is None:
+            if record.authentication.verdict is Verdict.OK:
                 await self._app(scope, receive, hold)
             else:
+                refusal = await self._keeper.refuse(record.authentication, need=need, client=record.client)
+                if isinstance(refusal, RateLimitedError):
+                    # A flood leaves no row for each of its attempts.
+                    await render(refusal, token_sent=True)(scope, receive, send)
+                    return
                 await render(refusal, token_sent=raw is not None)(scope, receive, hold)
-            await self._log(scope, record, record.authentication, held)
+            committed = self._log(scope, record, record.authentication, held)
+            if committed is not None:
+                await committed
         except UnavailableError as error:
             await render(error, token_sent=raw is not None)(scope, receive, send)
             return
         for message in held:
             await send(message)
 
-    async def _log(
+    def _log(
         self, scope: Scope, record: RequestRecord, authentication: Authentication, held: list[Message]
-    ) -> None:
-        await self._keeper.log(
+    ) -> "asyncio.Future[None] | None":
+        return self._keeper.log(
             authentication,
             method=str(cast("dict[str, Any]", scope)["method"]),
             endpoint=scope["path"],

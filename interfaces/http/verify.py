@@ -1,6 +1,7 @@
 """``POST /api/verify``: another service of the account asks whether a key that it was shown is good."""
 
 from datetime import datetime
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import msgspec
@@ -77,17 +78,22 @@ async def verify_key(
     if checked.account_id not in {None, caller.account_id}:
         # Another account's key is not told from one that never was, and nothing is counted on it.
         checked = Authentication(Verdict.UNKNOWN, key_hash=checked.key_hash)
-    refusal = await gatekeeper.refuse(checked, need=Need(), client=client)
-    if isinstance(refusal, RateLimitedError):
-        return VerifiedBody(valid=False, code="RATE_LIMITED")
-    await gatekeeper.log(
+    status = HTTPStatus.OK
+    if checked.verdict is not Verdict.OK:
+        refusal = await gatekeeper.refuse(checked, need=Need(), client=client)
+        if isinstance(refusal, RateLimitedError):
+            return VerifiedBody(valid=False, code="RATE_LIMITED")
+        status = HTTPStatus.UNAUTHORIZED if checked.verdict.is_credential_refusal else HTTPStatus.FORBIDDEN
+    committed = gatekeeper.log(
         checked,
         method=data.method or "POST",
         endpoint=(data.path or OWN_PATH).partition("?")[0],
-        status=200 if refusal is None else 401 if checked.verdict.is_credential_refusal else 403,
+        status=status,
         client=client,
         request_id=record_of(request.scope).request_id,
     )
+    if committed is not None:
+        await committed
     return _body(checked)
 
 
