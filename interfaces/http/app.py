@@ -25,7 +25,7 @@ from interfaces.http.gate import Gate, Gatekeeper
 from interfaces.http.health import health_router
 from interfaces.http.keys import keys_router
 from interfaces.http.request import TrustedProxies
-from interfaces.http.schema import DESCRIPTION, schema_router
+from interfaces.http.schema import DESCRIPTION, SECURITY, schema_router
 from interfaces.http.verify import verify_router
 
 
@@ -79,6 +79,7 @@ def create_app(services: HttpServices) -> ASGIApp:
             version="1",
             description=DESCRIPTION,
             openapi_router=schema_router(),
+            components=SECURITY,
             render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
         ),
         on_shutdown=[services.close],

@@ -17,7 +17,7 @@ from domain.errors import ForbiddenError
 from domain.ids import CampaignId, MalformedIdError
 from domain.naming import Name
 from interfaces.http.caller import By, Caller, parsed
-from interfaces.http.paging import LIMIT_DEFAULT, Cursor, GivenCursors, Limit, Page, Pager
+from interfaces.http.paging import LIMIT_DEFAULT, Cursor, GivenCursors, Limit, Pager
 from interfaces.http.schema import ERRORS
 
 Management = NamedDependency[CampaignManagement]
@@ -45,6 +45,13 @@ class CampaignBody(msgspec.Struct):
         return cls(campaign.campaign_id, campaign.name, campaign.environment, campaign.created_at)
 
 
+class CampaignPage(msgspec.Struct):
+    """One page of campaigns; ``next_cursor`` is null on the last."""
+
+    data: list[CampaignBody]
+    next_cursor: str | None
+
+
 @get("/", opt=READ, responses=ERRORS, sync_to_thread=True, summary="List campaigns")
 def list_campaigns(
     caller: Caller,
@@ -52,7 +59,7 @@ def list_campaigns(
     cursors: GivenCursors,
     limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
-) -> Page[CampaignBody]:
+) -> CampaignPage:
     """The account's campaigns in the key's environment, newest first."""
     pager = Pager(cursors, listing=f"campaigns {caller.account_id} {caller.environment}")
     campaigns = campaign_management.page(
@@ -62,7 +69,9 @@ def list_campaigns(
         limit=limit + 1,
     )
     positions = [campaign.position for campaign in campaigns]
-    return Page([CampaignBody.of(campaign) for campaign in campaigns[:limit]], pager.cursor(positions, limit=limit))
+    return CampaignPage(
+        [CampaignBody.of(campaign) for campaign in campaigns[:limit]], pager.cursor(positions, limit=limit)
+    )
 
 
 @get("/{campaign_id:str}", opt=READ, responses=ERRORS, sync_to_thread=True, summary="Get a campaign")
@@ -82,7 +91,15 @@ def get_campaign(
     return CampaignBody.of(campaign)
 
 
-@post("/", status_code=201, opt=WRITE, responses=ERRORS, sync_to_thread=True, summary="Create a campaign")
+@post(
+    "/",
+    status_code=201,
+    opt=WRITE,
+    responses=ERRORS,
+    sync_to_thread=True,
+    summary="Create a campaign",
+    response_description="The new campaign",
+)
 def create_campaign(
     data: JSONBody[CreateCampaign],
     caller: Caller,

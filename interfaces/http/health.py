@@ -6,6 +6,7 @@ from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
 from application.ports import Health
+from interfaces.http.schema import ERRORS
 
 
 class Alive(msgspec.Struct):
@@ -27,7 +28,7 @@ def live() -> Alive:
     return Alive()
 
 
-@get("/ready", sync_to_thread=True, summary="Readiness")
+@get("/ready", responses={503: ERRORS[503]}, sync_to_thread=True, summary="Readiness")
 def ready(health: NamedDependency[SkipValidation[Health]]) -> Ready:
     """200 only when a key can be verified; 503 says what is missing."""
     return Ready("ok", health.check())

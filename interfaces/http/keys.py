@@ -1,161 +1,54 @@
 """``/api/keys``: create, list, change, rotate, revoke, and a key's history."""
 
-from datetime import datetime, timedelta
-from typing import Annotated, Any, Self
+from datetime import timedelta
+from typing import Annotated
 
-import msgspec
 from litestar import Response, Router, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET
 
 from application.authentication import Need
-from application.keys import GRACE_DEFAULT, GRACE_MAX, IssuedKey, KeyChange, KeyManagement, ManagedKey, NewKey
-from application.ports import Freshness
+from application.keys import IssuedKey, KeyChange, KeyManagement, NewKey
 from domain.access import Feature, Networks, Scope, Scopes
-from domain.api_key import GraceStart, KeyStatus, RevocationReason
+from domain.api_key import KeyStatus
 from domain.credential import Environment
 from domain.errors import ForbiddenError, NotFoundError
 from domain.ids import KeyId, MalformedIdError
 from domain.naming import Name
 from domain.verdict import KeyFacts
 from interfaces.http.caller import By, Caller, parsed
-from interfaces.http.paging import LIMIT_DEFAULT, Cursor, GivenCursors, Limit, Page, Pager
-from interfaces.http.schema import ERRORS
+from interfaces.http.key_bodies import (
+    ChangeKey,
+    CreateKey,
+    EventBody,
+    EventPage,
+    IssuedKeyBody,
+    KeyBody,
+    KeyPage,
+    ReceiptBody,
+    RevokedKeyBody,
+    RevokeKey,
+    RotateKey,
+)
+from interfaces.http.paging import LIMIT_DEFAULT, Cursor, GivenCursors, Limit, Pager
+from interfaces.http.schema import ERRORS, OptionalBody
 
 Management = NamedDependency[KeyManagement]
 NO_STORE = {"Cache-Control": "no-store"}
-NOTE_CHARACTERS_MAX = 500
 READ = {"need": Need(scope=Scope.parse("keys:read"))}
 WRITE = {"need": Need(scope=Scope.parse("keys:write"))}
-Expiry = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset, in the future.")]
-Scoped = Annotated[list[str], Meta(examples=[["campaigns:read"]], description="null is full access.")]
-Addresses = Annotated[
-    list[str], Meta(examples=[["203.0.113.0/24"]], description="CIDRs or addresses; null is anywhere.")
-]
 
 
-class CreateKey(msgspec.Struct, forbid_unknown_fields=True):
-    """A new key."""
-
-    name: Annotated[str, Meta(examples=["Production API"])]
-    environment: Environment
-    scopes: Scoped | None = None
-    allowed_ips: Addresses | None = None
-    expires_at: Expiry | None = None
-
-
-class ChangeKey(msgspec.Struct, forbid_unknown_fields=True):
-    """What is to change; an absent field stays."""
-
-    name: str | UnsetType = UNSET
-    scopes: Scoped | UnsetType | None = UNSET
-    allowed_ips: Addresses | UnsetType | None = UNSET
-
-
-class RotateKey(msgspec.Struct, forbid_unknown_fields=True):
-    """How long the old key stays accepted, and from when."""
-
-    grace_seconds: Annotated[int, Meta(ge=0, le=int(GRACE_MAX.total_seconds()))] = int(GRACE_DEFAULT.total_seconds())
-    grace_starts: GraceStart = GraceStart.NOW
-
-
-class RevokeKey(msgspec.Struct, forbid_unknown_fields=True):
-    """Why, for the history."""
-
-    reason: RevocationReason = RevocationReason.OTHER
-    note: Annotated[str, Meta(max_length=NOTE_CHARACTERS_MAX)] | None = None
-
-
-class KeyBody(msgspec.Struct):
-    """A key, without its secret."""
-
-    id: str
-    name: str
-    environment: Environment
-    prefix: str
-    status: KeyStatus
-    scopes: list[str] | None
-    allowed_ips: list[str] | None
-    created_at: datetime
-    expires_at: datetime | None
-    last_used_at: datetime | None
-    request_count: int
-    failed_attempts: int
-    rotation_due_at: datetime
-    revoked_at: datetime | None
-    lineage_id: str
-    replaces: str | None
-    replaced_by: str | None
-    retires_at: datetime | None
-
-    @classmethod
-    def of(cls, managed: ManagedKey, /, **more: Any) -> Self:
-        """The body of a managed key; a key that its rotation retired counts as revoked at that instant."""
-        view = managed.view
-        revoked_at = view.revoked_at
-        if revoked_at is None and managed.status is KeyStatus.REVOKED:
-            revoked_at = view.retires_at
-        return cls(
-            id=view.key_id,
-            name=view.name,
-            environment=view.environment,
-            prefix=view.prefix,
-            status=managed.status,
-            scopes=None if view.scopes is None else list(view.scopes),
-            allowed_ips=None if view.allowed_ips is None else list(view.allowed_ips),
-            created_at=view.created_at,
-            expires_at=view.expires_at,
-            last_used_at=managed.usage.last_used_at,
-            request_count=managed.usage.requests,
-            failed_attempts=managed.usage.failed_attempts,
-            rotation_due_at=view.rotation_due_at,
-            revoked_at=revoked_at,
-            lineage_id=view.lineage_id,
-            replaces=view.replaces,
-            replaced_by=view.replaced_by,
-            retires_at=view.retires_at,
-            **more,
-        )
-
-
-class IssuedKeyBody(KeyBody, kw_only=True):
-    """A new key: the only answer that ever holds ``key``."""
-
-    key: str
-
-
-class ReceiptBody(msgspec.Struct):
-    """How the revocation became true: its ledger position, the processes that applied it, and the wait for them."""
-
-    position: int
-    processes: int
-    waited_ms: int
-
-    @classmethod
-    def of(cls, freshness: Freshness) -> Self:
-        """The receipt of a change that holds everywhere."""
-        return cls(freshness.position, freshness.processes, freshness.waited_ms)
-
-
-class RevokedKeyBody(KeyBody, kw_only=True):
-    """A revoked key with its receipt."""
-
-    receipt: ReceiptBody
-
-
-class EventBody(msgspec.Struct):
-    """One event of a key's history. ``version`` is null for ``key.used``, which the usage stream tells of the key."""
-
-    position: int
-    version: int | None
-    type: str
-    occurred_at: datetime
-    actor: str
-    data: dict[str, Any]
-
-
-@post("/", status_code=201, opt=WRITE, responses=ERRORS, sync_to_thread=True, summary="Create API key")
+@post(
+    "/",
+    status_code=201,
+    opt=WRITE,
+    responses=ERRORS,
+    sync_to_thread=True,
+    summary="Create API key",
+    response_description="The new key, with its secret",
+)
 def create_key(
     data: JSONBody[CreateKey],
     caller: Caller,
@@ -182,7 +75,7 @@ def list_keys(  # noqa: PLR0913, PLR0917 - a listing's filters arrive as argumen
     key_status: Annotated[KeyStatus | None, QueryParameter(name="status")] = None,
     limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
-) -> Page[KeyBody]:
+) -> KeyPage:
     """The account's keys, newest first, without their secrets."""
     pager = Pager(cursors, listing=f"keys {caller.account_id} {environment} {key_status}")
     keys = key_management.page(
@@ -193,7 +86,7 @@ def list_keys(  # noqa: PLR0913, PLR0917 - a listing's filters arrive as argumen
         limit=limit + 1,
     )
     positions = [key.view.created_position for key in keys]
-    return Page([KeyBody.of(key) for key in keys[:limit]], pager.cursor(positions, limit=limit))
+    return KeyPage([KeyBody.of(key) for key in keys[:limit]], pager.cursor(positions, limit=limit))
 
 
 @get("/{key_id:str}", opt=READ, responses=ERRORS, sync_to_thread=True, summary="Get an API key")
@@ -226,7 +119,9 @@ def change_key(
     opt=WRITE,
     responses=ERRORS,
     sync_to_thread=True,
+    operation_class=OptionalBody,
     summary="Rotate an API key",
+    response_description="The successor, with its secret",
 )
 def rotate_key(
     key_id: FromPath[str],
@@ -253,6 +148,7 @@ def rotate_key(
     opt=WRITE,
     responses=ERRORS,
     sync_to_thread=True,
+    operation_class=OptionalBody,
     summary="Revoke an API key",
 )
 def revoke_key(
@@ -314,7 +210,7 @@ def list_key_events(  # noqa: PLR0913, PLR0917 - as list_keys
     cursors: GivenCursors,
     limit: Limit = LIMIT_DEFAULT,
     cursor: Cursor = None,
-) -> Page[EventBody]:
+) -> EventPage:
     """The key's history from the event log, oldest first, with its settled uses as `key.used`."""
     pager = Pager(cursors, listing=f"events {caller.account_id} {key_id}")
     entries = key_management.events(
@@ -323,11 +219,8 @@ def list_key_events(  # noqa: PLR0913, PLR0917 - as list_keys
         after=pager.position(cursor) or 0,
         limit=limit + 1,
     )
-    bodies = [
-        EventBody(entry.position, entry.version, entry.type, entry.occurred_at, entry.actor, entry.data)
-        for entry in entries[:limit]
-    ]
-    return Page(bodies, pager.cursor([entry.position for entry in entries], limit=limit))
+    bodies = [EventBody.of(entry) for entry in entries[:limit]]
+    return EventPage(bodies, pager.cursor([entry.position for entry in entries], limit=limit))
 
 
 def keys_router() -> Router:

@@ -19,7 +19,10 @@ LIMIT_DEFAULT = 50
 
 
 class Page(msgspec.Struct, Generic[Item]):
-    """One page of a list; ``next_cursor`` is null on the last."""
+    """One page of a list; ``next_cursor`` is null on the last.
+
+    Routes answer with a plain class of these two fields: the name of this one, described, holds the item's module.
+    """
 
     data: list[Item]
     next_cursor: str | None

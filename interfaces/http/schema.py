@@ -1,5 +1,6 @@
 """What `/schema` says beyond the routes: the errors, one description for all."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ from litestar.connection import ASGIConnection
 from litestar.exceptions import NotFoundException
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Components, Example, Operation, RequestBody, SecurityScheme
 
 DESCRIPTION = """API keys as an event log. Send your key as `Authorization: Bearer sk_live_…`.
 
@@ -37,18 +39,43 @@ class ErrorBody(msgspec.Struct):
     error: ErrorWords
 
 
-_WORDS = {
-    400: "`BAD_REQUEST`: unreadable JSON, or a cursor of another list",
-    401: "`UNAUTHORIZED`, `Invalid API key`: no key, or one that is not accepted, whatever the reason",
-    403: "`FORBIDDEN`, `Insufficient permissions for this resource`: scope, network, plan, or another account's",
-    404: "`NOT_FOUND`: no such thing in this account",
-    409: "`CONFLICT`: the object's state does not allow it",
-    422: "`VALIDATION_FAILED`: `details` names each field",
-    429: "`RATE_LIMITED`: too many failed attempts; see `Retry-After`",
-    503: "`UNAVAILABLE`: the service cannot prove that a key is still valid",
+def _spec(words: str, code: str, message: str, **more: Any) -> ResponseSpec:
+    example = Example(value={"error": {"code": code, "message": message, **more}})
+    return ResponseSpec(ErrorBody, description=words, examples=[example], generate_examples=False)
+
+
+_FAULT = {"field": "name", "message": "must not be empty"}
+ERRORS = {
+    400: _spec("Unreadable JSON, or a cursor of another list", "BAD_REQUEST", "The request body is not readable JSON"),
+    401: _spec("No key, or one that is not accepted, whatever the reason", "UNAUTHORIZED", "Invalid API key"),
+    403: _spec("Scope, network, plan, or another account's", "FORBIDDEN", "Insufficient permissions for this resource"),
+    404: _spec("No such thing in this account", "NOT_FOUND", "No such API key"),
+    409: _spec("The object's state does not allow it", "CONFLICT", "A key that is revoked cannot be rotated"),
+    413: _spec("The body is over the limit", "PAYLOAD_TOO_LARGE", "The request body is too large"),
+    422: _spec("`details` names each field", "VALIDATION_FAILED", "The request is not valid", details=[_FAULT]),
+    429: _spec("Too many failed attempts; see `Retry-After`", "RATE_LIMITED", "Too many failed attempts"),
+    500: _spec("A fault of ours; tell us its `X-Request-Id`", "INTERNAL_ERROR", "Internal server error"),
+    503: _spec(
+        "It cannot be proved that a key is still valid; see `Retry-After`",
+        "UNAVAILABLE",
+        "Cannot prove that the key is still valid",
+    ),
 }
-ERRORS = {status: ResponseSpec(ErrorBody, description=words) for status, words in _WORDS.items()}
 """The errors that any protected route may answer with."""
+
+SECURITY = Components(
+    security_schemes={"apiKey": SecurityScheme(type="http", scheme="bearer", description="An API key, `sk_live_…`.")}
+)
+"""The scheme that the protected routes name."""
+
+
+@dataclass
+class OptionalBody(Operation):
+    """An operation whose body may be left out; Litestar says of every body that it is required."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.request_body, RequestBody):
+            self.request_body.required = False
 
 
 def schema_router() -> Router:
