@@ -16,7 +16,14 @@ from domain.errors import KeyledgerError, RateLimitedError, UnavailableError
 from domain.verdict import Verdict
 from interfaces.http.errors import RenderedError, render
 from interfaces.http.gate import Gatekeeper
-from interfaces.http.request import RequestRecord, TrustedProxies, credential_of, is_from_trusted_proxy, record_of
+from interfaces.http.request import (
+    RequestRecord,
+    TrustedProxies,
+    credential_of,
+    is_from_trusted_proxy,
+    path_of,
+    record_of,
+)
 
 PATH = "/auth/forward"
 ANY_KEY = Need()
@@ -88,19 +95,21 @@ class Forward:
             return scope["method"], scope["path"]
         headers = dict(scope["headers"])
         method = next((headers[name] for name in _METHOD_HEADERS if name in headers), b"").decode("latin-1")
-        target = next((headers[name] for name in _TARGET_HEADERS if name in headers), b"").decode("latin-1")
+        target = next((headers[name] for name in _TARGET_HEADERS if name in headers), b"")
         # Envoy puts the original path behind ours and keeps the method.
-        path = target.partition("?")[0] or scope["path"].removeprefix(PATH) or scope["path"]
+        path = path_of(target) or scope["path"].removeprefix(PATH) or scope["path"]
         return (method or scope["method"])[:METHOD_CHARACTERS_MAX], path
 
     @staticmethod
     def _refused(scope: HTTPScope, error: KeyledgerError, raw: bytes | None) -> RenderedError:
         answer = render(error, token_sent=raw is not None)
-        status = answer.status
-        if status in _OWN_WORDS and b"nginx" in parse_qs(scope["query_string"]).get(b"dialect", ()):
-            # nginx turns everything but 401 and 403 of a subrequest into a 500.
-            status = HTTPStatus.FORBIDDEN
-        return RenderedError(status, answer.headers + _NOBODY, answer.body)
+        headers = answer.headers + _NOBODY
+        if answer.status in _OWN_WORDS and b"nginx" in parse_qs(scope["query_string"]).get(b"dialect", ()):
+            # nginx turns everything but 401 and 403 of a subrequest into a 500, and makes its headers known: by this
+            # one its configuration gives the client the true status back.
+            told = (b"x-keyledger-status", b"%d" % answer.status)
+            return RenderedError(HTTPStatus.FORBIDDEN, (*headers, told), answer.body)
+        return RenderedError(answer.status, headers, answer.body)
 
 
 def _accepted(authentication: Authentication) -> Any:

@@ -1,9 +1,11 @@
 """What is known of one request before any route sees it: its id, its credential, and where it came from."""
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, cast
+from urllib.parse import unquote_to_bytes
 
 from litestar.types import Scope
 
@@ -15,6 +17,7 @@ from domain.verdict import KeyFacts
 
 _STATE = "keyledger"
 _FORWARDED_HOPS_MAX = 32
+_ORIGIN_AND_PATH = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)?([^?#]*)")
 TrustedProxies = tuple[IPv4Network | IPv6Network, ...]
 
 
@@ -89,6 +92,15 @@ def is_from_trusted_proxy(scope: Scope, trusted: TrustedProxies) -> bool:
     peer: tuple[str, int] | None = scope["client"]
     address = _peer_address(peer[0]) if peer else None
     return address is not None and _is_trusted(address, trusted)
+
+
+def path_of(target: bytes) -> str:
+    """The path of a request target (RFC 9112, section 3.2) as a server reads it: decoded, no origin, no query.
+
+    Decoded, since it is logged, and a key in it has to be known as one however it is written.
+    """
+    match = _ORIGIN_AND_PATH.match(target)
+    return unquote_to_bytes(match[1] if match else b"").decode("utf-8", "replace")
 
 
 @lru_cache(maxsize=4096)
