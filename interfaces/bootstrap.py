@@ -129,6 +129,16 @@ def open_database(settings: Settings, stack: ExitStack) -> tuple[str, EmbeddedPo
     return embedded.conninfo, embedded
 
 
+def keep_running(embedded: EmbeddedPostgres | None) -> None:
+    """Starts the embedded PostgreSQL again where it has ended; UnavailableError when it cannot be."""
+    if embedded is None:
+        return
+    try:
+        embedded.ensure_running()
+    except EmbeddedPostgresError as error:
+        raise UnavailableError(str(error).partition("\n")[0]) from error
+
+
 def migrate_database(conninfo: str) -> list[str]:
     """Brings the schema to this release; the names of the migrations applied. UnavailableError when it cannot."""
     try:

@@ -14,9 +14,11 @@ import structlog
 from application.keys import NewKey
 from domain.access import Plan
 from domain.credential import Environment, Secret
+from domain.errors import UnavailableError
 from domain.events import Origin
 from domain.naming import Name
 from interfaces.bootstrap import (
+    keep_running,
     management,
     migrate_database,
     open_core,
@@ -104,8 +106,11 @@ def serve(settings: Settings) -> int:
             child.start()
         ready = False
         while not stop.wait(CHECK_SECONDS if ready else START_CHECK_SECONDS):
-            if embedded is not None:
-                embedded.ensure_running()
+            try:
+                keep_running(embedded)
+            except UnavailableError as error:
+                # The serving processes refuse meanwhile; what keeps PostgreSQL down may pass without a hand.
+                log.error("database_not_running", reason=error.message)  # noqa: TRY400 - said in the message
             if not all(child.keep() for child in children):
                 return UNAVAILABLE
             if not ready and _is_ready(settings):
