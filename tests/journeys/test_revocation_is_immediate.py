@@ -1,6 +1,7 @@
 """A key that is ended is refused by every worker from the moment the answer is there."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import cycle
 from threading import Event as Flag
 from threading import Thread
@@ -45,40 +46,51 @@ class Insistent(Thread):
 def test_no_use_is_accepted_after_the_answer(service: Service, full: bool, word: str) -> None:
     """Created, in use on both workers, ended through one of them: from the answer on both refuse, each time."""
     rounds = (200 if full else 40) if word == "revoke" else (50 if full else 8)
-    owners = service.client_of_each_worker(service.demo_key)
-    users = service.client_of_each_worker(service.demo_key)
-    assert list(owners) == list(users)
-    assert len(users) == WORKERS
+    owners, users, probes = (service.client_of_each_worker(service.demo_key) for _ in range(3))
+    assert list(owners) == list(users) == list(probes)
+    assert len(owners) == WORKERS
     accepted = refused = 0
-    for number, owner in zip(range(rounds), cycle(owners.values())):
+    for number, run in zip(range(rounds), cycle(owners)):
+        owner = owners[run]
         key = owner.done("POST", "/api/keys", {"name": f"Round {number}", "environment": "live"})
-        before, after = one_round(list(users.values()), key["key"], lambda: ENDS[word](owner, key["id"]))  # noqa: B023 - called now
+        # The worker that answered is asked last: the others have had less time to learn of it.
+        in_turn = [*(probe for other, probe in probes.items() if other != run), probes[run]]
+        round_ = Round(list(users.values()), in_turn, key["key"])
+        before, after = round_.play(lambda: ENDS[word](owner, key["id"]))  # noqa: B023 - called now
         assert set(before) == {200}, f"round {number}: {before}"
         assert set(after) == {401}, f"round {number}: {after}"
         accepted += len(before)
         refused += len(after)
-    for run, client in users.items():
+    for run, client in probes.items():
         assert service.run_of(client.get("/api/campaigns")) == run, "a connection moved to another worker"
-    for client in (*owners.values(), *users.values()):
+    for client in (*owners.values(), *users.values(), *probes.values()):
         client.close()
     print(f"{word}: {rounds} rounds on {WORKERS} workers, {accepted} uses before, {refused} after")  # noqa: T201 - figures
 
 
-def one_round(users: list[Client], key: str, end: Callable[[], object]) -> tuple[list[int], list[int]]:
-    """The statuses of uses before the end was asked for, and of those sent after its answer; each on every worker.
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One key's end. ``users`` use it on each worker all the while, ``probes`` at once after the answer."""
 
-    The workers see the key in use all the while; what is sent between question and answer may go either way.
-    """
-    before = [user.get("/api/campaigns", key=key).status for user in users]
-    threads = [Insistent(user, key) for user in users]
-    for thread in threads:
-        thread.start()
-    end()
-    answered = monotonic()
-    for thread in threads:
-        thread.stop.set()
-        thread.join(DEADLINE_SECONDS)
-    uses = [use for thread in threads for use in thread.uses]
-    after = [status for sent, status in uses if sent > answered]
-    assert {status for _, status in uses} <= {200, 401}
-    return before, after + [user.get("/api/campaigns", key=key).status for user in users]
+    users: list[Client]
+    probes: list[Client]
+    key: str
+
+    def play(self, end: Callable[[], object]) -> tuple[list[int], list[int]]:
+        """The statuses of uses before the end was asked for, and of those sent after its answer, each on every worker.
+
+        What is sent between question and answer may go either way.
+        """
+        before = [probe.get("/api/campaigns", key=self.key).status for probe in self.probes]
+        threads = [Insistent(user, self.key) for user in self.users]
+        for thread in threads:
+            thread.start()
+        end()
+        answered = monotonic()
+        after = [probe.get("/api/campaigns", key=self.key).status for probe in self.probes]
+        for thread in threads:
+            thread.stop.set()
+            thread.join(DEADLINE_SECONDS)
+        uses = [use for thread in threads for use in thread.uses]
+        assert {status for _, status in uses} <= {200, 401}
+        return before, after + [status for sent, status in uses if sent > answered]
