@@ -14,6 +14,7 @@ from domain.access import Networks, Scopes
 from domain.credential import Environment
 from domain.errors import ConflictError
 from domain.events import Aggregate, Event, FirstEvent, Origin
+from domain.foreign_key import ForeignHash
 from domain.ids import AccountId, KeyId
 from domain.naming import Name
 
@@ -123,6 +124,31 @@ class Created(FirstEvent):
     verifier_digest: str
     scopes: tuple[str, ...] | None
     allowed_ips: tuple[str, ...] | None
+    expires_at: datetime | None
+    rotation_due_at: datetime
+    lineage_id: str
+    replaces: str | None
+
+
+@dataclass(frozen=True)
+class Imported(FirstEvent):
+    """A key came from another system, hashed there by ``algorithm``; ``verifier_digest`` is as in Created.
+
+    ``prefix`` are the first characters of the key, ``external_id`` its name there, ``created_at`` when it was made
+    there; None where that is not known.
+    """
+
+    TOPIC: ClassVar[str] = "key.imported"
+
+    name: str
+    environment: str
+    prefix: str
+    algorithm: str
+    verifier_digest: str
+    external_id: str | None
+    scopes: tuple[str, ...] | None
+    allowed_ips: tuple[str, ...] | None
+    created_at: datetime | None
     expires_at: datetime | None
     rotation_due_at: datetime
     lineage_id: str
@@ -327,6 +353,44 @@ class ApiKey(Aggregate, topic="api_key"):
             rotation_due_at=by.at + rotation_due_after,
             lineage_id=key_id if replaces is None else replaces.lineage_id,
             replaces=None if replaces is None else replaces.id,
+        )
+
+    @classmethod
+    def import_(  # noqa: PLR0913 - as create
+        cls,
+        key_id: KeyId,
+        *,
+        by: Origin,
+        account_id: AccountId,
+        name: Name,
+        environment: Environment,
+        prefix: str,
+        foreign: ForeignHash,
+        external_id: Name | None = None,
+        scopes: Scopes | None = None,
+        networks: Networks | None = None,
+        created_at: datetime | None = None,
+        expires_at: datetime | None = None,
+    ) -> Self:
+        """A key that another system issued; its age counts from ``created_at``, or from now where that is None."""
+        return cls.begin(
+            Imported,
+            aggregate_id=key_id,
+            by=by,
+            account_id=account_id,
+            name=name,
+            environment=environment.value,
+            prefix=prefix,
+            algorithm=foreign.algorithm.value,
+            verifier_digest=foreign.verifier_digest,
+            external_id=external_id,
+            scopes=_scope_texts(scopes),
+            allowed_ips=_network_texts(networks),
+            created_at=created_at,
+            expires_at=expires_at,
+            rotation_due_at=(created_at or by.at) + ROTATION_DUE_AFTER,
+            lineage_id=key_id,
+            replaces=None,
         )
 
     @property

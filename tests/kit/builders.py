@@ -11,6 +11,7 @@ from domain.api_key import ApiKey
 from domain.campaign import Campaign
 from domain.credential import Environment
 from domain.events import Origin
+from domain.foreign_key import Algorithm, ForeignHash
 from domain.ids import AccountId, CampaignId, KeyId
 from domain.naming import Name
 
@@ -80,6 +81,21 @@ def a_key(*, number: int | None = None, owner: AccountId | None = None, at: date
         "verifier_digest": "0" * 64,
     }
     return ApiKey.create(made, by=origin(at), **(defaults | values))
+
+
+def an_imported_key(
+    *, number: int | None = None, owner: AccountId | None = None, at: datetime = NOON, **values: Any
+) -> ApiKey:
+    """An active key that another system hashed."""
+    made = key_id(next(_numbers) + 1_000_000 if number is None else number)
+    defaults: dict[str, Any] = {
+        "account_id": owner or account_id(),
+        "name": Name("Moved API"),
+        "environment": Environment.LIVE,
+        "prefix": "acme_7Hq2",
+        "foreign": ForeignHash.parse(Algorithm.SHA256, "0" * 64),
+    }
+    return ApiKey.import_(made, by=origin(at), **(defaults | values))
 
 
 def a_campaign(*, number: int = 1, owner: AccountId | None = None, at: datetime = NOON) -> Campaign:
