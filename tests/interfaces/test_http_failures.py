@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
 import pytest
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 from tests.kit.http_answers import StrictClient
 from tests.kit.http_server import HttpServer, serving
@@ -32,25 +28,11 @@ def client(own: HttpServer) -> Iterator[StrictClient]:
         yield opened
 
 
-@contextmanager
-def away(postgres: str, conninfo: str) -> Iterator[None]:
-    """The database takes no connections and has none, until the block ends."""
-    name = str(conninfo_to_dict(conninfo)["dbname"])
-    door = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(door.format(sql.Identifier(name), sql.SQL("false")))
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-        yield
-        connection.execute(door.format(sql.Identifier(name), sql.SQL("true")))
-
-
-def test_without_its_database_the_service_refuses_and_comes_back(
-    own: HttpServer, client: StrictClient, postgres: str, conninfo: str
-) -> None:
+def test_without_its_database_the_service_refuses_and_comes_back(own: HttpServer, client: StrictClient) -> None:
     """Database gone: every protected route is a 503, the process lives; back: served again, nothing changed between."""
     campaign = client.post("/api/campaigns", {"name": "Before"}).json
     head = own.head()
-    with away(postgres, conninfo):
+    with own.database_away():
         eventually(lambda: client.get("/api/campaigns").status == 503, "keys cannot be proven any more")
         for method, path, body in (
             ("GET", "/api/keys", ...),
@@ -74,13 +56,11 @@ def test_without_its_database_the_service_refuses_and_comes_back(
     assert [line for line in own.troubles() if line["level"] == "error" and line["event"] == "unhandled_error"] == []
 
 
-def test_an_answer_that_cannot_be_logged_is_not_given(own: HttpServer, client: StrictClient, conninfo: str) -> None:
+def test_an_answer_that_cannot_be_logged_is_not_given(own: HttpServer, client: StrictClient) -> None:
     """`commit`: while access rows cannot be written there is a 503 and no answer; then there are answers again."""
     client.post("/api/campaigns", {"name": "Not for the unlogged"})
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute("ALTER TABLE usage.access_log RENAME TO access_log_away")
+    with own.renamed("usage", "access_log"):
         heard = client.get("/api/campaigns")
-        connection.execute("ALTER TABLE usage.access_log_away RENAME TO access_log")
     assert heard.status == 503
     eventually(lambda: client.get("/api/campaigns").status == 200, "requests are answered again")
     query = "SELECT status FROM usage.access_log WHERE request_id = %(id)s"
@@ -89,22 +69,19 @@ def test_an_answer_that_cannot_be_logged_is_not_given(own: HttpServer, client: S
 
 def test_buffered_answers_go_on_without_the_log(conninfo: str, tmp_path: Path) -> None:
     """`buffered`: while rows cannot be written requests are answered, and their rows are written later."""
-    with serving(conninfo, tmp_path / "log", access_log_durability="buffered") as own:
-        with (
-            own.client(own.back.key(own.back.account()).secret) as client,
-            psycopg.connect(conninfo, autocommit=True) as connection,
-        ):
-            connection.execute("ALTER TABLE usage.access_log RENAME TO access_log_away")
+    with (
+        serving(conninfo, tmp_path / "log", access_log_durability="buffered") as own,
+        own.client(own.back.key(own.back.account()).secret) as client,
+    ):
+        with own.renamed("usage", "access_log"):
             assert [client.get("/api/campaigns").status for _ in range(5)] == [200] * 5
-            connection.execute("ALTER TABLE usage.access_log_away RENAME TO access_log")
         eventually(lambda: own.rows("SELECT count(*) FROM usage.access_log") == [(5,)], "the rows are written")
 
 
-def test_a_failure_inside_is_opaque_and_logged(own: HttpServer, client: StrictClient, conninfo: str) -> None:
+def test_a_failure_inside_is_opaque_and_logged(own: HttpServer, client: StrictClient) -> None:
     """A route that breaks: the opaque 500 with its request id and access row; the log alone holds what happened."""
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute("ALTER TABLE views.campaigns RENAME TO campaigns_away")
-    heard = client.get("/api/campaigns")
+    with own.renamed("views", "campaigns"):
+        heard = client.get("/api/campaigns")
     assert (heard.status, heard.body) == (500, OPAQUE)
     query = "SELECT status, outcome FROM usage.access_log WHERE request_id = %(id)s"
     assert own.rows(query, {"id": heard.request_id}) == [(500, "ok")]
@@ -114,13 +91,11 @@ def test_a_failure_inside_is_opaque_and_logged(own: HttpServer, client: StrictCl
     assert client.get("/api/keys").status == 200
 
 
-def test_a_failure_of_the_gate_lets_nobody_in(own: HttpServer, conninfo: str) -> None:
+def test_a_failure_of_the_gate_lets_nobody_in(own: HttpServer) -> None:
     """When looking up a key breaks, the answer is the opaque 500, and the route is not reached."""
     key = own.back.key(own.back.account()).secret
     head = own.head()
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute("ALTER TABLE credentials.verifiers RENAME TO verifiers_away")
-    with own.client(key) as client:
+    with own.renamed("credentials", "verifiers"), own.client(key) as client:
         heard = client.post("/api/campaigns", {"name": "x"})
     assert (heard.status, heard.body) == (500, OPAQUE)
     assert own.head() == head

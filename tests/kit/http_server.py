@@ -18,6 +18,8 @@ from typing import Any, LiteralString, Self, cast
 
 import bcrypt
 import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from application.keys import NewKey
 from domain.access import Networks, Plan, Scopes
@@ -138,6 +140,31 @@ class HttpServer:
     def hear(self, *parts: bytes) -> list[Heard]:
         """As `speak`, the answers one by one."""
         return read_answers(self.speak(*parts))
+
+    @contextmanager
+    def database_away(self) -> Iterator[None]:
+        """The database takes no connections and has none, until the block ends."""
+        name = str(conninfo_to_dict(self.conninfo)["dbname"])
+        door = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+        with psycopg.connect(make_conninfo(self.conninfo, dbname="postgres"), autocommit=True) as connection:
+            connection.execute(door.format(sql.Identifier(name), sql.SQL("false")))
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            try:
+                yield
+            finally:
+                connection.execute(door.format(sql.Identifier(name), sql.SQL("true")))
+
+    @contextmanager
+    def renamed(self, schema: str, table: str) -> Iterator[None]:
+        """The table has another name, so that whatever needs it fails, until the block ends."""
+        away = f"{table}_away"
+        rename = sql.SQL("ALTER TABLE {}.{} RENAME TO {}")
+        with psycopg.connect(self.conninfo, autocommit=True) as connection:
+            connection.execute(rename.format(*map(sql.Identifier, (schema, table, away))))
+            try:
+                yield
+            finally:
+                connection.execute(rename.format(*map(sql.Identifier, (schema, away, table))))
 
     def rows(self, statement: LiteralString, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """What the database answers."""

@@ -1,0 +1,106 @@
+"""`/auth/forward`: what a reverse proxy is told, and what is written down of the request that it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.interfaces.conftest import Owner
+from tests.kit.http_answers import StrictClient
+from tests.kit.http_server import HttpServer, serving
+
+IDENTITY = ["x-keyledger-key-id", "x-keyledger-account-id", "x-keyledger-environment", "x-keyledger-scopes"]
+NOBODY = dict.fromkeys(IDENTITY, "")
+
+
+@pytest.mark.parametrize(
+    "path", ["/auth/forward", "/auth/forward/", "/auth/forward/orders/7?card=1", "/auth/forward?x=1"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS", "PROPFIND"])
+def test_a_good_key_passes_with_its_identity(owner: Owner, method: str, path: str) -> None:
+    """200 without a body, whatever the method and path: who the key is, in headers that are all there."""
+    heard = owner.client.call(method, path)
+    assert (heard.status, heard.body) == (200, b"")
+    assert {name: heard.header(name) for name in IDENTITY} == {
+        "x-keyledger-key-id": owner.key.id,
+        "x-keyledger-account-id": owner.key.account_id,
+        "x-keyledger-environment": "live",
+        "x-keyledger-scopes": "",
+    }
+
+
+def test_scopes_are_told_in_one_line(server: HttpServer, owner: Owner) -> None:
+    """The scopes of a key that has some, separated by spaces."""
+    key = server.back.key(owner.key.account_id, scopes=["keys:read", "campaigns:*"])
+    assert owner.client.get("/auth/forward", key=key.secret).header("x-keyledger-scopes") == "campaigns:* keys:read"
+
+
+def test_a_refusal_is_that_of_a_direct_call(server: HttpServer, owner: Owner) -> None:
+    """401 and 403 in the bytes of every other route; the identity headers are there and empty, whatever was sent."""
+    fenced = server.back.key(owner.key.account_id, networks=["192.0.2.0/24"]).secret
+    spoofed = [(name, "mine") for name in IDENTITY]
+    with server.client() as client:
+        for key in (None, "nonsense", fenced):
+            status, headers, body = client.get("/auth/forward", key=key, headers=spoofed).told()
+            direct_status, direct_headers, direct_body = client.get("/api/campaigns", key=key).told()
+            assert (status, body) == (direct_status, direct_body)
+            assert headers == direct_headers | NOBODY
+
+
+def test_a_path_that_only_begins_alike_is_another(owner: Owner) -> None:
+    """`/auth/forwarded` is no question of a proxy."""
+    assert [owner.client.get(path).status for path in ("/auth/forwarded", "/auth", "/auth/forward.x")] == [404] * 3
+
+
+ASKED = [
+    ([("X-Forwarded-Method", "DELETE"), ("X-Forwarded-Uri", "/orders/7?card=4111")], ("DELETE", "/orders/7")),
+    ([("X-Original-Method", "PUT"), ("X-Original-URI", "/orders/8?card=4111")], ("PUT", "/orders/8")),
+    ([], ("GET", "/orders/9")),
+]
+
+
+@pytest.mark.parametrize(("headers", "logged"), ASKED, ids=["traefik, caddy", "nginx", "envoy"])
+def test_the_request_that_is_logged_is_the_proxys(
+    server: HttpServer, owner: Owner, headers: list[tuple[str, str]], logged: tuple[str, str]
+) -> None:
+    """The access row has the original method and path, without its query, once."""
+    path = "/auth/forward" if headers else "/auth/forward/orders/9?card=4111"
+    heard = owner.client.get(path, headers=headers)
+    query = "SELECT method, endpoint, status, key_id FROM usage.access_log WHERE request_id = %(id)s"
+    assert server.rows(query, {"id": heard.request_id}) == [(*logged, 200, owner.key.id)]
+
+
+@pytest.fixture
+def own(conninfo: str, tmp_path: Path) -> Iterator[HttpServer]:
+    """A server without trusted proxies, where one wrong guess a minute is too many."""
+    with serving(conninfo, tmp_path / "log", trusted_proxies="", failed_attempts_per_minute="1") as running:
+        yield running
+
+
+@pytest.fixture
+def client(own: HttpServer) -> Iterator[StrictClient]:
+    """A client of it, with a good key."""
+    with own.client(own.back.key(own.back.account()).secret) as opened:
+        yield opened
+
+
+def test_a_caller_that_is_no_proxy_speaks_for_itself(own: HttpServer, client: StrictClient) -> None:
+    """What it says of an original request is not written down."""
+    heard = client.get("/auth/forward", headers=[("X-Forwarded-Method", "DELETE"), ("X-Forwarded-Uri", "/orders/7")])
+    query = "SELECT method, endpoint FROM usage.access_log WHERE request_id = %(id)s"
+    assert own.rows(query, {"id": heard.request_id}) == [("GET", "/auth/forward")]
+
+
+def test_nginx_is_told_in_the_words_that_it_knows(own: HttpServer, client: StrictClient) -> None:
+    """`?dialect=nginx`: what would be a 429 is a 403 with the same body, since nginx makes a 500 of the rest."""
+    assert client.get("/auth/forward", key="guess").status == 401
+    plain = client.get("/auth/forward", key="guess")
+    ask = b"GET /auth/forward?dialect=nginx HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    [told] = own.hear(ask + b"Authorization: Bearer guess\r\n\r\n")
+    assert plain.status == 429
+    assert {name: plain.header(name) for name in IDENTITY} == NOBODY
+    assert (told.status, told.body) == (403, plain.body)
+    assert {name: told.header(name) for name in IDENTITY} == NOBODY
+    assert client.get("/auth/forward?dialect=nginx").status == 200
