@@ -36,16 +36,17 @@ class SystemEntropy:
         return kind.from_entropy(self.bytes(ENTROPY_BYTES_MIN))
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int | None) -> None:
     """Asks the kernel to end this process (SIGTERM) when its parent dies, however it dies; Linux only.
 
-    Elsewhere a killed parent leaves its children to be ended by hand.
+    ``parent`` is who started it, and may be gone already; None takes whoever is its parent now. Elsewhere a killed
+    parent leaves its children to be ended by hand.
     """
     if sys.platform != "linux":
         return
-    parent = os.getppid()
+    expected = os.getppid() if parent is None else parent
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
+    if os.getppid() != expected:
         os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -101,9 +101,12 @@ def start_logging(settings: Settings, *, service: str) -> None:
     assert_redacting()
 
 
-def tie_to_parent() -> None:
-    """Ends this process when the one that started it is gone, so that a killed service leaves nothing serving."""
-    end_with_parent()
+def tie_to_parent(parent: int | None = None) -> None:
+    """Ends this process when the one that started it is gone, so that a killed service leaves nothing serving.
+
+    ``parent``: its process id; without it a parent that went before this call is not missed.
+    """
+    end_with_parent(parent)
 
 
 def open_database(settings: Settings, stack: ExitStack) -> tuple[str, EmbeddedPostgres | None]:

@@ -127,6 +127,7 @@ def _environment(settings: Settings, conninfo: str) -> dict[str, str]:
         environment["KEYLEDGER_DATABASE_URL"] = conninfo
         environment.setdefault("KEYLEDGER_SECRET_KEYS_FILE", str(secret_file(settings)))
     environment["KEYLEDGER_LOG_FORMAT"] = settings.log_format
+    environment["KEYLEDGER_SUPERVISOR"] = str(os.getpid())
     return environment
 
 

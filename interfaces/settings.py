@@ -66,6 +66,8 @@ class Settings:
     """Keys that one serving process remembers, about a kilobyte each; the least recently used leave first."""
     log_format: LogFormat = "console"
     """`console` on a terminal, `json` otherwise, unless set."""
+    supervisor: int | None = None
+    """Set by `keyledger serve` for its own processes: its process id, whose end is theirs, however early it comes."""
     demo: bool = True
     """Whether the first start makes a demo account with one key."""
     settlement_window: timedelta = timedelta(seconds=10)
@@ -98,6 +100,7 @@ class Settings:
             lease=Lease(values.number("LEASE_SECONDS", int(default.lease.seconds), low=1, high=60)),
             cache_keys=values.number("CACHE_KEYS", default.cache_keys, low=1, high=10_000_000),
             log_format=values.choice("LOG_FORMAT", ("json", "console"), terminal),
+            supervisor=values.number("SUPERVISOR", 0, low=1, high=2**22) or None,
             demo=values.choice("DEMO", ("0", "1"), "1") == "1",
             settlement_window=timedelta(seconds=values.number("SETTLEMENT_WINDOW_SECONDS", 10, low=1, high=600)),
         )

@@ -9,6 +9,6 @@ def work(settings: Settings) -> int:
     """Runs until SIGTERM or SIGINT; the exit code."""
     stop = stop_on_signals()
     start_logging(settings, service="work")
-    tie_to_parent()
+    tie_to_parent(settings.supervisor)
     run_background(settings, stop)
     return 0

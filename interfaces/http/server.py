@@ -18,7 +18,7 @@ def main() -> None:
     """Serves until SIGTERM or SIGINT; a worker that dies is replaced."""
     settings = Settings.read()
     start_logging(settings, service="serve")
-    tie_to_parent()
+    tie_to_parent(settings.supervisor)
     Server(
         "interfaces.bootstrap:http_app",
         factory=True,
