@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 from threading import Event as Flag
 from threading import Thread
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import psycopg
 import structlog
@@ -41,8 +40,7 @@ Durability = Literal["commit", "buffered"]
 Deliver = Callable[[Sequence[Any], UnavailableError | None], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Queued:
+class _Queued(NamedTuple):
     row: AccessRow
     at: float  # monotonic seconds
     waiter: Any
@@ -339,21 +337,22 @@ def _values(rows: Sequence[AccessRow], entropy: Entropy, window: timedelta) -> d
     at = rows[-1].occurred_at
     salts = entropy.bytes(SALT_BYTES * len(rows)).hex()
     width = 2 * SALT_BYTES
+    columns = dict(zip(AccessRow._fields, zip(*rows, strict=True), strict=True))
     return {
         "at": at,
         "window_ends": _EPOCH + ((at - _EPOCH) // window + 1) * window,
         "salts": _array(f'"\\\\x{salts[start : start + width]}"' for start in range(0, len(salts), width)),
-        "instants": _array(f'"{row.occurred_at.isoformat()}"' for row in rows),
-        "methods": _texts(row.method for row in rows),
-        "endpoints": _texts(row.endpoint for row in rows),
-        "statuses": _array(str(row.status) for row in rows),
-        "outcomes": _texts(row.outcome for row in rows),
-        "accepts": _array("t" if row.accepted else "f" for row in rows),
-        "keys": _texts(row.key_id for row in rows),
-        "accounts": _texts(row.account_id for row in rows),
-        "hashes": _texts(row.key_hash for row in rows),
-        "clients": _texts(row.client_ip for row in rows),
-        "requests": _texts(row.request_id for row in rows),
+        "instants": _array(f'"{instant.isoformat()}"' for instant in columns["occurred_at"]),
+        "methods": _texts(columns["method"]),
+        "endpoints": _texts(columns["endpoint"]),
+        "statuses": _array(map(str, columns["status"])),
+        "outcomes": _texts(columns["outcome"]),
+        "accepts": _array("t" if accepted else "f" for accepted in columns["accepted"]),
+        "keys": _texts(columns["key_id"]),
+        "accounts": _texts(columns["account_id"]),
+        "hashes": _texts(columns["key_hash"]),
+        "clients": _texts(columns["client_ip"]),
+        "requests": _texts(columns["request_id"]),
     }
 
 
@@ -361,8 +360,15 @@ def _array(elements: Iterable[str]) -> str:
     return "{" + ",".join(elements) + "}"
 
 
-def _texts(texts: Iterable[str | None]) -> str:
+def _texts(texts: Sequence[str | None]) -> str:
     """A text[] literal. What PostgreSQL cannot store (NUL, lone surrogates) is replaced: no row may spoil its batch."""
+    if None not in texts:
+        # The usual column has nothing to quote: it is joined and looked through once, a fifth of quoting each text.
+        joined = '","'.join(cast("Sequence[str]", texts))
+        if joined.isascii() and "\\" not in joined and "\0" not in joined and joined.count('"') == 2 * len(texts) - 2:
+            longest = max(map(len, cast("Sequence[str]", texts)))
+            if longest <= TEXT_CHARACTERS_MAX:
+                return f'{{"{joined}"}}'
     literal = _array("NULL" if text is None else _quoted(text[:TEXT_CHARACTERS_MAX]) for text in texts)
     return literal if literal.isascii() else literal.encode("utf-8", "replace").decode("utf-8")
 
