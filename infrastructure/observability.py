@@ -122,7 +122,7 @@ class _Stamp:
 
     def __call__(self, _logger: Any, _method: str, event: Event) -> Event:
         return {
-            "timestamp": self._clock.now().isoformat(),
+            "timestamp": self._clock.now().isoformat().replace("+00:00", "Z"),
             "level": self._LEVELS.get(_method, _method),
             "service": self._service,
             "event": event.pop("event", ""),
