@@ -161,6 +161,16 @@ def test_a_killed_supervisor_leaves_nothing_serving(mortal: Service) -> None:
     assert mortal.postmaster() == postmaster
 
 
+def test_a_supervisor_killed_during_the_start_leaves_nothing_serving(mortal: Service) -> None:
+    """SIGKILL to the supervisor as soon as it has started another process: that ends, too, and the next start works."""
+    assert mortal.stop() == 0
+    mortal.launch()
+    eventually(lambda: len(mortal.processes()) > 1, "another process runs")
+    mortal.kill_supervisor()
+    mortal.start()
+    assert works(mortal)
+
+
 def is_replaced(now: list[psutil.Process], before: list[psutil.Process], count: int) -> bool:
     """Whether there are as many as there should be, and none of those from before."""
     return len(now) == count and not {process.pid for process in now} & {process.pid for process in before}
