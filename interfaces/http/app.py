@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from litestar import Litestar, Router
 from litestar.di import Provide
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from application.campaigns import CampaignManagement
 from application.keys import KeyManagement
@@ -24,6 +24,7 @@ from interfaces.http.forward import Forward
 from interfaces.http.gate import Gate, Gatekeeper
 from interfaces.http.health import health_router
 from interfaces.http.keys import keys_router
+from interfaces.http.quick import QuickForward
 from interfaces.http.request import TrustedProxies
 from interfaces.http.schema import DESCRIPTION, SECURITY, schema_router
 from interfaces.http.verify import verify_router
@@ -90,17 +91,30 @@ def create_app(services: HttpServices) -> ASGIApp:
     )
     forward = Forward(services.gatekeeper, trusted_proxies=services.trusted_proxies)
 
-    async def door(scope: Scope, receive: Receive, send: Send) -> None:
-        """Proxies' questions go past the framework: they are most of the traffic, and need none of it."""
-        path: str = scope["path"] if scope["type"] == "http" else ""
-        if path.startswith(FORWARD_PATH) and path[len(FORWARD_PATH) :][:1] in {"", "/"}:
-            await forward(scope, receive, send)
-        else:
-            await app(scope, receive, send)
+    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+        await (forward if _is_forward(scope) else app)(scope, receive, send)
 
-    return Edge(
-        door,
+    edge = Edge(
+        inner,
         new_request_id=services.new_request_id,
         trusted_proxies=services.trusted_proxies,
         log_request=services.log_request,
     )
+    quick = QuickForward(
+        services.gatekeeper,
+        trusted_proxies=services.trusted_proxies,
+        new_request_id=services.new_request_id,
+        log_request=services.log_request,
+    )
+
+    async def door(scope: Scope, receive: Receive, send: Send) -> None:
+        """Proxies' questions go past the framework: they are most of the traffic, and need none of it."""
+        if not (_is_forward(scope) and await quick.answer(cast("HTTPScope", scope), send)):
+            await edge(scope, receive, send)
+
+    return door
+
+
+def _is_forward(scope: Scope) -> bool:
+    path: str = scope["path"] if scope["type"] == "http" else ""
+    return path.startswith(FORWARD_PATH) and path[len(FORWARD_PATH) :][:1] in {"", "/"}

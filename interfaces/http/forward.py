@@ -13,7 +13,7 @@ from litestar.types import HTTPScope, Receive, Scope, Send
 
 from application.authentication import Authentication, Need
 from domain.errors import KeyledgerError, RateLimitedError, UnavailableError
-from domain.verdict import Verdict
+from domain.verdict import KeyFacts, Verdict
 from interfaces.http.errors import RenderedError, render
 from interfaces.http.gate import Gatekeeper
 from interfaces.http.request import (
@@ -30,7 +30,7 @@ ANY_KEY = Need()
 METHOD_CHARACTERS_MAX = 16
 
 _Headers = tuple[tuple[bytes, bytes], ...]
-_BODY: Any = {"type": "http.response.body", "body": b""}
+EMPTY_BODY: Any = {"type": "http.response.body", "body": b""}
 _NOBODY: _Headers = (
     (b"x-keyledger-key-id", b""),
     (b"x-keyledger-account-id", b""),
@@ -56,15 +56,17 @@ class Forward:
         raw = credential_of(scope)
         keeper = self._keeper
         try:
-            # The usual case, a remembered and accepted key, waits for nothing and is one coroutine deep.
-            authentication = keeper.authenticator.recall(raw, need=ANY_KEY, client=record.client)
-            if authentication is None:
-                authentication = await keeper.authenticate(raw, need=ANY_KEY, client=record.client)
+            authentication = await keeper.authenticate(raw, need=ANY_KEY, client=record.client)
             record.authentication = authentication
-            if authentication.verdict is Verdict.OK:
+            if authentication.facts is not None and authentication.verdict is Verdict.OK:
                 await self._leave_row(http_scope, record, authentication, HTTPStatus.OK)
-                await send(_accepted(authentication))
-                await send(_BODY)
+                start: Any = {
+                    "type": "http.response.start",
+                    "status": HTTPStatus.OK,
+                    "headers": identity_headers(authentication.facts),
+                }
+                await send(start)
+                await send(EMPTY_BODY)
                 return
             refusal = await keeper.refuse(authentication, need=ANY_KEY, client=record.client)
             answer = self._refused(http_scope, refusal, raw)
@@ -77,7 +79,7 @@ class Forward:
     async def _leave_row(
         self, scope: HTTPScope, record: RequestRecord, authentication: Authentication, status: int
     ) -> None:
-        method, endpoint = self._asked_for(scope)
+        method, endpoint = asked_for(scope, self._trusted_proxies)
         committed = self._keeper.log(
             authentication,
             method=method,
@@ -88,17 +90,6 @@ class Forward:
         )
         if committed is not None:
             await committed
-
-    def _asked_for(self, scope: HTTPScope) -> tuple[str, str]:
-        """The method and path that the proxy was asked for; a caller that is no trusted proxy asked for this one."""
-        if not self._trusted_proxies or not is_from_trusted_proxy(scope, self._trusted_proxies):
-            return scope["method"], scope["path"]
-        headers = dict(scope["headers"])
-        method = next((headers[name] for name in _METHOD_HEADERS if name in headers), b"").decode("latin-1")
-        target = next((headers[name] for name in _TARGET_HEADERS if name in headers), b"")
-        # Envoy puts the original path behind ours and keeps the method.
-        path = path_of(target) or scope["path"].removeprefix(PATH) or scope["path"]
-        return (method or scope["method"])[:METHOD_CHARACTERS_MAX], path
 
     @staticmethod
     def _refused(scope: HTTPScope, error: KeyledgerError, raw: bytes | None) -> RenderedError:
@@ -112,19 +103,25 @@ class Forward:
         return RenderedError(answer.status, headers, answer.body)
 
 
-def _accepted(authentication: Authentication) -> Any:
-    facts = authentication.facts
-    if facts is None:
-        raise LookupError("an accepted key has facts")
+def asked_for(scope: HTTPScope, trusted: TrustedProxies) -> tuple[str, str]:
+    """The method and path that the proxy was asked for; a caller that is no trusted proxy asked for this one."""
+    if not trusted or not is_from_trusted_proxy(scope, trusted):
+        return scope["method"], scope["path"]
+    headers = dict(scope["headers"])
+    method = next((headers[name] for name in _METHOD_HEADERS if name in headers), b"").decode("latin-1")
+    target = next((headers[name] for name in _TARGET_HEADERS if name in headers), b"")
+    # Envoy puts the original path behind ours and keeps the method.
+    path = path_of(target) or scope["path"].removeprefix(PATH) or scope["path"]
+    return (method or scope["method"])[:METHOD_CHARACTERS_MAX], path
+
+
+def identity_headers(facts: KeyFacts) -> list[tuple[bytes, bytes]]:
+    """What a proxy may tell the service behind it about the bearer."""
     scopes = b"" if facts.scopes is None else " ".join(facts.scopes.to_list()).encode()
-    return {
-        "type": "http.response.start",
-        "status": 200,
-        "headers": [
-            (b"content-length", b"0"),
-            (b"x-keyledger-key-id", facts.key_id.encode()),
-            (b"x-keyledger-account-id", facts.account_id.encode()),
-            (b"x-keyledger-environment", facts.environment.encode()),
-            (b"x-keyledger-scopes", scopes),
-        ],
-    }
+    return [
+        (b"content-length", b"0"),
+        (b"x-keyledger-key-id", facts.key_id.encode()),
+        (b"x-keyledger-account-id", facts.account_id.encode()),
+        (b"x-keyledger-environment", facts.environment.encode()),
+        (b"x-keyledger-scopes", scopes),
+    ]

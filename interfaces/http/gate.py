@@ -41,13 +41,16 @@ class Gatekeeper:
     """Where keys are looked up that are not in memory."""
     limiter_threads: Executor
     """Apart from the look-ups: a flood of forged keys must not stand in the way of good ones."""
+    foreign_threads: Executor
+    """Where credentials are looked up that do not bear our tag and may be imported keys; apart for the same reason."""
 
     async def look_up(
         self, raw: bytes, *, need: Need, client: Address | None, environment: Environment | None = None
     ) -> Authentication:
         """The verdict from the database."""
         look_up = partial(self.authenticator.look_up, raw, need=need, client=client, environment=environment)
-        return await asyncio.get_running_loop().run_in_executor(self.threads, look_up)
+        threads = self.threads if self.authenticator.is_ours(raw) else self.foreign_threads
+        return await asyncio.get_running_loop().run_in_executor(threads, look_up)
 
     async def authenticate(
         self, raw: bytes | None, *, need: Need, client: Address | None, environment: Environment | None = None
@@ -103,6 +106,10 @@ class Gatekeeper:
             None if client is None else address_text(client),
             request_id,
         )
+        return self.leave(row)
+
+    def leave(self, row: AccessRow) -> "asyncio.Future[None] | None":
+        """As ``log``, for a row that is made."""
         if not self.awaits_commit:
             self.access_log.submit(row, None, _nobody_waits)
             return None
