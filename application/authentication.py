@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock
 from typing import NamedTuple
 
+from application.imported_keys import ImportedKeys
 from application.ports import Clock, CredentialHashes, Keys, StoredKey, Verifiers
 from application.verified_keys import VerifiedKey, VerifiedKeys
 from domain.access import Address, Feature, Scope
@@ -76,6 +77,7 @@ class Authenticator:
         self._verifiers = verifiers
         self._clock = clock
         self._environments = environments
+        self._imported = ImportedKeys(keys=keys, prefixes=verified.prefixes, hashes=hashes, verifiers=verifiers)
         self._bcrypt = BoundedSemaphore(BCRYPT_AT_ONCE)
         self._readings: dict[bytes, Future[_Reading]] = {}
         self._reading_lock = Lock()
@@ -94,12 +96,14 @@ class Authenticator:
         known = self._verified.recall(self._verified.fingerprint(raw))
         if known is not None:
             return self._judged(known, need, client, environment)
-        presented = parse_key(raw)
-        if presented is None:
-            return Authentication(Verdict.MALFORMED, key_hash=self._hashes.log_hash(raw))
-        if not self._hashes.tag_is_valid(presented.signed, presented.tag):
-            return Authentication(Verdict.FORGED, key_id=presented.key_id, key_hash=self._hashes.log_hash(raw))
-        return None
+        presented = self._presented(raw)
+        if isinstance(presented, PresentedKey) or self._imported.may_be(raw):
+            return None
+        return presented
+
+    def is_ours(self, raw: bytes) -> bool:
+        """Whether the credential bears our tag; what ``look_up`` does for others, anybody can cause."""
+        return isinstance(self._presented(raw), PresentedKey)
 
     def look_up(
         self, raw: bytes, *, need: Need, client: Address | None, environment: Environment | None = None
@@ -138,14 +142,27 @@ class Authenticator:
 
     def _read(self, raw: bytes, fingerprint: bytes) -> _Reading:
         key_hash = self._hashes.log_hash(raw)
-        presented = parse_key(raw)
-        if presented is None:
-            return _Reading(Authentication(Verdict.MALFORMED, key_hash=key_hash))
+        presented = self._presented(raw)
+        if isinstance(presented, Authentication):
+            imported = self._imported.find(raw)
+            return _Reading(presented) if imported is None else self._remembered(fingerprint, imported, key_hash)
         stored = self._keys.stored(presented.key_id)
         if stored is None:
             return _Reading(Authentication(Verdict.UNKNOWN, key_id=presented.key_id, key_hash=key_hash))
         if not self._proven(presented, stored):
             return _Reading(Authentication(Verdict.WRONG_SECRET, key_id=presented.key_id, key_hash=key_hash))
+        return self._remembered(fingerprint, stored, key_hash)
+
+    def _presented(self, raw: bytes) -> PresentedKey | Authentication:
+        """The key of ours that it is by grammar and tag, or its refusal."""
+        presented = parse_key(raw)
+        if presented is None:
+            return Authentication(Verdict.MALFORMED, key_hash=self._hashes.log_hash(raw))
+        if not self._hashes.tag_is_valid(presented.signed, presented.tag):
+            return Authentication(Verdict.FORGED, key_id=presented.key_id, key_hash=self._hashes.log_hash(raw))
+        return presented
+
+    def _remembered(self, fingerprint: bytes, stored: StoredKey, key_hash: str) -> _Reading:
         key = VerifiedKey(stored.facts, key_hash)
         self._verified.remember(fingerprint, key, read_at=stored.read_at)
         return _Reading(key, stored.read_at)

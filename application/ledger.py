@@ -20,15 +20,32 @@ _ATTEMPTS = 50
 
 
 @dataclass(frozen=True, slots=True)
+class NewImport:
+    """What an imported key is found by: its SHA-256, or by bcrypt its place (1 to 8) among those of its prefix.
+
+    ``external_id`` is its name where it came from, one of a kind in its account; None: none was given.
+    """
+
+    account_id: str
+    algorithm: str
+    lookup_prefix: str
+    sha256: bytes | None
+    candidate: int | None
+    external_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class NewVerifier:
     """The hash of a new credential, stored beside the ledger in the transaction of its event.
 
     ``verifier`` is the bcrypt text, ``receipt`` the keyed hash that spares the next use a bcrypt, or None.
+    ``imported`` is None for a key of our own.
     """
 
     key_id: str
     verifier: str
     receipt: bytes | None
+    imported: NewImport | None = None
 
 
 class UnknownAggregateError(NotFoundError):
@@ -70,7 +87,8 @@ class Ledger(Application[str]):
     def append(self, *aggregates: Aggregate, verifiers: tuple[NewVerifier, ...] = ()) -> int | None:
         """Appends what the aggregates recorded, all or nothing; the last position, None when there was no news.
 
-        Raises eventsourcing's IntegrityError when another writer appended the same version first.
+        Raises eventsourcing's IntegrityError when another writer appended the same version first, or imported a key
+        that is the same, or has the same place or external id.
         """
         recordings = self.save(*aggregates, verifiers=verifiers)
         return recordings[-1].notification.id if recordings else None

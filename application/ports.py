@@ -64,6 +64,10 @@ class Verifiers(Protocol):
         """Whether ``verifier`` was made of ``raw``; as slow; False for a verifier that cannot be read."""
         ...
 
+    def verify_foreign(self, raw: bytes, verifier: str) -> bool:
+        """As ``verify``, for a bcrypt verifier that another system made, of whatever cost it chose."""
+        ...
+
 
 class Cursors(Protocol):
     """Opaque, authenticated places in a listing."""
@@ -141,8 +145,37 @@ class Keys(Protocol):
         """What authentication needs; None for an id that was never given out."""
         ...
 
+    def imported(self, digest: str, prefixes: Sequence[str]) -> Sequence[StoredKey]:
+        """The imported keys with this ``sha256:…`` verifier, and those with a bcrypt verifier and one of the prefixes.
+
+        The longest prefix first, and the keys of one in the order of their import.
+        """
+        ...
+
     def keep_receipt(self, key_id: KeyId, receipt: bytes) -> None:
         """Puts a receipt beside the verifier; not an event, and never anything but the receipt is written."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedRow:
+    """What an imported key is found by. ``candidate``: its place among the bcrypt hashes of its prefix, else None."""
+
+    key_id: KeyId
+    account_id: AccountId
+    external_id: str | None
+    prefix: str
+    candidate: int | None
+    verifier: str
+
+
+class Imports(Protocol):
+    """The keys imported so far, looked through before others join them."""
+
+    def like(
+        self, account_id: AccountId, *, digests: Sequence[bytes], prefixes: Sequence[str], external_ids: Sequence[str]
+    ) -> Sequence[ImportedRow]:
+        """All with one of these SHA-256, or a bcrypt hash and a prefix of these, or an external id of the account."""
         ...
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
+from application.imported_keys import ImportedPrefixes
 from domain.verdict import KeyFacts
 
 TOMBSTONES_MAX = 10_000
@@ -42,6 +43,8 @@ class VerifiedKeys:
 
     def __init__(self, *, capacity: int, fingerprint: Callable[[bytes], bytes], elapsed: Callable[[], float]) -> None:
         self.fingerprint = fingerprint
+        self.prefixes = ImportedPrefixes()
+        """Of all imported keys, as of ``applied`` or later."""
         self._capacity = capacity
         self._elapsed = elapsed
         self._entries: OrderedDict[bytes, VerifiedKey] = OrderedDict()

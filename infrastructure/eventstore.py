@@ -6,6 +6,7 @@ repeats an append whose first try may have committed, and its tables are created
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import psycopg
@@ -28,6 +29,9 @@ from application.ledger import NewVerifier
 from domain.events import Event
 from infrastructure.postgres.pool import Database
 
+RACES = frozenset({"events_stream_version", "imports_sha256", "imports_candidate", "imports_external_id"})
+"""Constraints that two writers can meet: the second decides again on what the first has written."""
+
 
 class View(Protocol):
     """A read model: the rows that follow from the events, whoever applies them (an append, a tailer, a rebuild)."""
@@ -49,6 +53,13 @@ class PostgresRecorder(ApplicationRecorder):
     APPEND = "SELECT ledger.append(%(streams)s, %(versions)s, %(topics)s, %(states)s)"
     ADD_VERIFIER = """
         INSERT INTO credentials.verifiers (key_id, verifier, receipt) VALUES (%(key_id)s, %(verifier)s, %(receipt)s)
+    """
+    ADD_IMPORT = """
+        INSERT INTO credentials.imports (
+            key_id, account_id, algorithm, lookup_prefix, sha256, candidate, external_id
+        ) VALUES (
+            %(key_id)s, %(account_id)s, %(algorithm)s, %(lookup_prefix)s, %(sha256)s, %(candidate)s, %(external_id)s
+        )
     """
     STREAM = """
         SELECT stream_id, version, topic, state FROM ledger.events
@@ -75,8 +86,9 @@ class PostgresRecorder(ApplicationRecorder):
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
         """Appends all or nothing and answers the positions.
 
-        Raises IntegrityError when a version is taken. A connection that breaks is UnavailableError, and is not tried
-        again: the append may have committed, and only its author can tell by loading the aggregate.
+        Raises IntegrityError when a version is taken, or what an imported key is found by. A connection that breaks is
+        UnavailableError, and is not tried again: the append may have committed, and only its author can tell by loading
+        the aggregate.
         """
         if not stored_events:
             return []
@@ -97,14 +109,16 @@ class PostgresRecorder(ApplicationRecorder):
             # The commit lets the next writer in, so what remains is sent in one go.
             with cursor.connection.pipeline():
                 for verifier in verifiers:
-                    cursor.execute(
-                        self.ADD_VERIFIER,
-                        {"key_id": verifier.key_id, "verifier": verifier.verifier, "receipt": verifier.receipt},
-                    )
+                    self._add(cursor, verifier)
                 for view in self._immediate:
                     for event, position in zip(events, positions, strict=True):
                         view.apply(cursor, event, position)
         return positions
+
+    def _add(self, cursor: Cursor[TupleRow], new: NewVerifier) -> None:
+        cursor.execute(self.ADD_VERIFIER, {"key_id": new.key_id, "verifier": new.verifier, "receipt": new.receipt})
+        if new.imported is not None:
+            cursor.execute(self.ADD_IMPORT, {"key_id": new.key_id} | asdict(new.imported))
 
     @contextmanager
     def _appending(self) -> Generator[Cursor[TupleRow]]:
@@ -112,7 +126,7 @@ class PostgresRecorder(ApplicationRecorder):
             with self._database.transaction() as cursor:
                 yield cursor
         except psycopg.errors.UniqueViolation as error:
-            if error.diag.constraint_name == "events_stream_version":
+            if error.diag.constraint_name in RACES:
                 raise IntegrityError(str(error)) from error
             raise
 

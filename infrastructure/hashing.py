@@ -21,6 +21,7 @@ from typing import Final, NoReturn, Self
 import bcrypt
 
 from domain.credential import TAG_BYTES
+from domain.foreign_key import BCRYPT
 from domain.ids import BASE62
 from infrastructure.system import SystemEntropy
 
@@ -219,12 +220,20 @@ class BcryptVerifier:
 
     def verify(self, raw: bytes, verifier: str) -> bool:
         """Whether the verifier was made of these bytes; False, too, for a malformed verifier or one out of bounds."""
-        if not _fits_bcrypt(raw) or _VERIFIER.fullmatch(verifier) is None:
-            return False
-        try:
-            return bcrypt.checkpw(raw, verifier.encode("ascii"))
-        except ValueError:  # a salt whose last character cannot be: nothing is made of it
-            return False
+        return _VERIFIER.fullmatch(verifier) is not None and _is_made_of(raw, verifier)
+
+    def verify_foreign(self, raw: bytes, verifier: str) -> bool:
+        """As `verify`, for one that another system made: `$2a$` and `$2y$`, too, and costs from 4 to 14."""
+        return BCRYPT.fullmatch(verifier) is not None and _is_made_of(raw, verifier)
+
+
+def _is_made_of(raw: bytes, verifier: str) -> bool:
+    if not _fits_bcrypt(raw):
+        return False
+    try:
+        return bcrypt.checkpw(raw, verifier.encode("ascii"))
+    except ValueError:  # a salt whose last character cannot be: nothing is made of it
+        return False
 
 
 _VERIFIER = re.compile(r"\$2b\$1[0-6]\$[./0-9A-Za-z]{53}")

@@ -21,6 +21,8 @@ from application.attempts import AttemptLimiter
 from application.authentication import Authenticator
 from application.campaigns import CampaignManagement
 from application.deadlines import Deadlines
+from application.imported_keys import BCRYPT_WAITING_MAX, READS_AT_ONCE
+from application.imports import KeyImport
 from application.keys import KeyManagement
 from application.ledger import Ledger
 from application.suspicions import Suspicions
@@ -41,6 +43,7 @@ from infrastructure.postgres.campaigns import CampaignsView, PostgresCampaigns
 from infrastructure.postgres.freshness import DatabaseClock, LedgerFollower, PostgresFreshness, elapsed
 from infrastructure.postgres.health import PostgresHealth
 from infrastructure.postgres.history import PostgresHistory
+from infrastructure.postgres.imports import PostgresImports
 from infrastructure.postgres.keys import KeysView, PostgresKeys
 from infrastructure.postgres.migrate import MigrationError, migrate
 from infrastructure.postgres.pool import Database
@@ -64,6 +67,7 @@ SECRET_FILE = "secret.keys"  # noqa: S105 - a file's name
 SWEEP_EVERY = timedelta(seconds=2)
 FORGET_EVERY = timedelta(minutes=1)
 LIMITER_THREADS = 2
+FOREIGN_THREADS = 1 + BCRYPT_WAITING_MAX + READS_AT_ONCE
 PARTITIONS_EVERY = timedelta(hours=1)
 
 
@@ -88,6 +92,7 @@ class Management:
     """What people do with the service, for the HTTP layer and the command line alike."""
 
     keys: KeyManagement
+    imports: KeyImport
     accounts: AccountManagement
     campaigns: CampaignManagement
     rebuilder: Rebuilder
@@ -209,6 +214,9 @@ def management(core: Core) -> Management:
             entropy=core.entropy,
             clock=core.clock,
         ),
+        imports=KeyImport(
+            ledger=core.ledger, imports=PostgresImports(core.database), cache=cache, entropy=core.entropy
+        ),
         accounts=AccountManagement(
             ledger=core.ledger, accounts=PostgresAccounts(core.database), cache=cache, entropy=core.entropy
         ),
@@ -248,6 +256,8 @@ def open_gate(core: Core, stack: ExitStack) -> OpenGate:
     stack.callback(threads.shutdown, cancel_futures=True)
     limiter_threads = ThreadPoolExecutor(LIMITER_THREADS, thread_name_prefix="limit")
     stack.callback(limiter_threads.shutdown, cancel_futures=True)
+    foreign_threads = ThreadPoolExecutor(FOREIGN_THREADS, thread_name_prefix="foreign")
+    stack.callback(foreign_threads.shutdown, cancel_futures=True)
     access_log = stack.enter_context(
         PostgresAccessLog(
             conninfo,
@@ -278,6 +288,7 @@ def open_gate(core: Core, stack: ExitStack) -> OpenGate:
         clock=core.clock,
         threads=threads,
         limiter_threads=limiter_threads,
+        foreign_threads=foreign_threads,
     )
     return OpenGate(keeper, verified, RequestIds(core.entropy).new)
 

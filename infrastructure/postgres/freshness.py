@@ -90,10 +90,14 @@ class LedgerFollower:
         SELECT position, sha256(state) FROM ledger.events
         WHERE position = %(applied)s OR position = (SELECT max(position) FROM ledger.events)
     """
+    # The prefix of an imported key comes with its event, so that it is known before the position is reported.
     CHANGES = """
-        SELECT position, stream_id, sha256(state) FROM ledger.events
+        SELECT position, stream_id, sha256(state),
+               CASE WHEN topic = 'key.imported' THEN convert_from(state, 'UTF8')::json ->> 'prefix' END
+        FROM ledger.events
         WHERE position > %(applied)s ORDER BY position LIMIT %(limit)s
     """
+    PREFIXES = "SELECT DISTINCT lookup_prefix FROM credentials.imports"
     REPORT = "UPDATE serving.processes SET applied = %(applied)s WHERE process_id = %(process)s"
     RENEW = """
         UPDATE serving.processes SET applied = %(applied)s, beat = beat + 1 WHERE process_id = %(process)s
@@ -170,16 +174,19 @@ class LedgerFollower:
             # The first time; or what was applied is not in this ledger, so it is another than before.
             head = max(standing, default=0)
             self._keys.start_at(head)
+            # Read after the head: what is imported from then on comes as a change.
+            self._keys.prefixes.replace(prefix for (prefix,) in connection.execute(self.PREFIXES))
             self._mark = standing.get(head)
 
     def _apply_changes(self, connection: PatientConnection) -> float:
         """Reads and applies all that is new; the time before the read that found no more."""
         while True:
             asked_at = elapsed()
-            rows: list[tuple[int, str, bytes]] = connection.execute(
+            rows: list[tuple[int, str, bytes, str | None]] = connection.execute(
                 self.CHANGES, {"applied": self._keys.applied, "limit": BATCH}
             ).fetchall()
-            self._keys.apply(Change(position, stream_id) for position, stream_id, _ in rows)
+            self._keys.prefixes.add(prefix for *_, prefix in rows if prefix is not None)
+            self._keys.apply(Change(position, stream_id) for position, stream_id, *_ in rows)
             if rows:
                 self._mark = rows[-1][2]
             if len(rows) < BATCH:

@@ -32,8 +32,8 @@ class KeysView:
             rotation_due_at, rotation_flagged, disabled, revoked_at, expiry_recorded, retires_at,
             lineage_id, replaces, replaced_by, created_position, position
         ) VALUES (
-            %(key_id)s, %(account_id)s, %(name)s, %(environment)s, %(prefix)s, %(scopes)s, %(allowed_ips)s, %(at)s,
-            %(expires_at)s, %(rotation_due_at)s, false, false, NULL, false, NULL,
+            %(key_id)s, %(account_id)s, %(name)s, %(environment)s, %(prefix)s, %(scopes)s, %(allowed_ips)s,
+            %(created_at)s, %(expires_at)s, %(rotation_due_at)s, false, false, NULL, false, NULL,
             %(lineage_id)s, %(replaces)s, NULL, %(position)s, %(position)s
         )
     """
@@ -53,7 +53,7 @@ class KeysView:
 
     def apply(self, cursor: Cursor[TupleRow], event: Event, position: int) -> None:
         """Writes what a key's event means."""
-        if isinstance(event, events.Created):
+        if isinstance(event, events.Created | events.Imported):
             self._insert(cursor, event, position)
             return
         change = _change(event)
@@ -61,7 +61,8 @@ class KeysView:
             statement, values = change
             cursor.execute(statement, values | {"key_id": event.originator_id, "position": position})
 
-    def _insert(self, cursor: Cursor[TupleRow], event: events.Created, position: int) -> None:
+    def _insert(self, cursor: Cursor[TupleRow], event: events.Created | events.Imported, position: int) -> None:
+        created_at = event.created_at if isinstance(event, events.Imported) else None
         cursor.execute(
             self.INSERT,
             {
@@ -72,7 +73,7 @@ class KeysView:
                 "prefix": event.prefix,
                 "scopes": None if event.scopes is None else list(event.scopes),
                 "allowed_ips": None if event.allowed_ips is None else list(event.allowed_ips),
-                "at": event.timestamp,
+                "created_at": created_at or event.timestamp,
                 "expires_at": event.expires_at,
                 "rotation_due_at": event.rotation_due_at,
                 "lineage_id": event.lineage_id,
@@ -140,15 +141,24 @@ class PostgresKeys:
         ORDER BY created_position DESC LIMIT %(limit)s
     """
     # Three look-ups by primary key and one end of an index, whatever the number of keys.
-    STORED = """
+    _STORED = """
         SELECT k.key_id, k.account_id, k.environment, k.name, k.scopes, k.allowed_ips, k.disabled, k.revoked_at,
                k.expires_at, k.retires_at, a.suspended, a.plan, k.position, k.replaced_by, v.verifier, v.receipt,
                (SELECT max(position) FROM ledger.events)
         FROM views.keys AS k
         JOIN views.accounts AS a ON a.account_id = k.account_id
         JOIN credentials.verifiers AS v ON v.key_id = k.key_id
-        WHERE k.key_id = %(key_id)s
     """
+    STORED = _STORED + "WHERE k.key_id = %(key_id)s"
+    # An index for each of the two ways; at most one row by the first, eight for each prefix by the second.
+    IMPORTED = (
+        _STORED
+        + """
+        JOIN credentials.imports AS i ON i.key_id = k.key_id
+        WHERE i.sha256 = %(digest)s OR (i.lookup_prefix = ANY(%(prefixes)s) AND i.candidate IS NOT NULL)
+        ORDER BY length(i.lookup_prefix) DESC, i.candidate
+        """
+    )
     KEEP_RECEIPT = "UPDATE credentials.verifiers SET receipt = %(receipt)s WHERE key_id = %(key_id)s"
     TO_RETIRE = """
         SELECT key_id FROM views.keys WHERE revoked_at IS NULL AND retires_at IS NOT NULL AND retires_at <= %(now)s
@@ -211,6 +221,13 @@ class PostgresKeys:
         with self._database.cursor() as cursor:
             row = cursor.execute(self.STORED, {"key_id": key_id}).fetchone()
         return None if row is None else _stored(row)
+
+    def imported(self, digest: str, prefixes: Sequence[str]) -> Sequence[StoredKey]:
+        """The imported keys with this `sha256:…` verifier, and those with a bcrypt verifier and one of the prefixes."""
+        parameters = {"digest": bytes.fromhex(digest.removeprefix("sha256:")), "prefixes": list(prefixes)}
+        with self._database.cursor() as cursor:
+            rows = cursor.execute(self.IMPORTED, parameters).fetchall()
+        return [_stored(row) for row in rows]
 
     def keep_receipt(self, key_id: KeyId, receipt: bytes) -> None:
         """Puts a receipt beside the verifier."""
