@@ -23,7 +23,7 @@ PATH_CHARACTERS_MAX = 256
 METHOD_CHARACTERS_MAX = 16
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, gc=False):
     """As the chain orders them."""
 
     timestamp: datetime

@@ -52,7 +52,7 @@ from infrastructure.postgres.usage import PostgresSettlementRows, PostgresUsage,
 from infrastructure.projections import Rebuilder, Tailer
 from infrastructure.request_log import RequestLog
 from infrastructure.scheduler import Job, Leader
-from infrastructure.system import RequestIds, SystemClock, SystemEntropy, end_with_parent
+from infrastructure.system import RequestIds, SystemClock, SystemEntropy, end_with_parent, spare_long_lived_objects
 from interfaces.http.app import HttpServices, create_app
 from interfaces.http.edge import RequestLine
 from interfaces.http.gate import Gatekeeper
@@ -315,7 +315,9 @@ def http_app() -> ASGIApp:
             body_bytes_max=settings.body_bytes_max,
             close=stack.pop_all().close,
         )
-        return create_app(services)
+        app = create_app(services)
+        spare_long_lived_objects()
+        return app
 
 
 def _request_line(settings: Settings, stack: ExitStack) -> RequestLine:
