@@ -21,6 +21,15 @@ or else on the one in KEYLEDGER_DATA_DIR (default var/), which is started for th
 Data goes to stdout, talk to stderr.
 """
 
+IMPORT_LINES: Final = """\
+each line: {"name", "environment": "live|staging|dev", "prefix", "hash", "algorithm": "bcrypt|sha256", "scopes"?,
+"allowed_ips"?, "expires_at"?, "created_at"?, "external_id"?}
+  prefix   the key's first characters, shown in listings: 4 to 32 for bcrypt, where at most 8 keys may have the same;
+           2 to 32 for sha256. The more, the fewer stray credentials have to be looked for.
+  hash     $2a$, $2b$ or $2y$ of a key of at most 72 bytes, or the hex SHA-256 of a key too random to be guessed
+A line that cannot be imported is refused alone; the exit code is then 3. Running it again imports nothing twice.
+"""
+
 
 class Parser(argparse.ArgumentParser):
     """Argparse with whole option names only, and errors in one line that repeats no credential."""
@@ -58,7 +67,7 @@ def grammar() -> Parser:
     root.add_argument("--version", action=_Version, nargs=0, help="print the release")
     nouns = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _account(nouns.add_parser("account", help="open, list, suspend and reinstate accounts"))
-    _key(nouns.add_parser("key", help="create, list, show, rotate and revoke API keys, and read their history"))
+    _key(nouns.add_parser("key", help="create, import, list, show, rotate and revoke API keys, and read their history"))
     _projections(nouns.add_parser("projections", help="the views made from the ledger"))
     migrate = _verb(nouns, "migrate", "interfaces.cli.service:migrate", "bring the database's schema to this release")
     _json(migrate)
@@ -110,6 +119,12 @@ def _key(noun: Parser) -> None:
     listing.add_argument("--environment", choices=environments)
     listing.add_argument("--status", choices=[each.value for each in KeyStatus])
     _paged(listing)
+    imports = _verb(verbs, "import", "interfaces.cli.key_import:run", "take over keys that were hashed elsewhere")
+    imports.add_argument("--account", required=True, metavar="ID", help="acc_…")
+    imports.add_argument("--file", required=True, metavar="FILE", help="JSON Lines, - for standard input; see below")
+    imports.add_argument("--dry-run", action="store_true", help="decide the same and change nothing")
+    imports.epilog = f"{IMPORT_LINES}\n{EXIT_CODES}"
+    _json(imports)
     _json(_of_key(verbs, "show", "one key"))
     _paged(_of_key(verbs, "history", "a key's events and settled uses, oldest first"))
     revoke = _of_key(verbs, "revoke", "end a key: no process accepts it once this has answered; prints the receipt")
