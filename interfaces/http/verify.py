@@ -17,7 +17,7 @@ from domain.errors import RateLimitedError
 from domain.verdict import Verdict
 from interfaces.http.caller import Caller, parsed
 from interfaces.http.gate import Gatekeeper
-from interfaces.http.request import record_of
+from interfaces.http.request import path_of, record_of
 from interfaces.http.schema import ERRORS
 
 VERIFY = {"need": Need(scope=Scope.parse("keys:verify"))}
@@ -87,7 +87,7 @@ async def verify_key(
     committed = gatekeeper.log(
         checked,
         method=data.method or "POST",
-        endpoint=(data.path or OWN_PATH).partition("?")[0],
+        endpoint=path_of((data.path or "").encode()) or OWN_PATH,
         status=status,
         client=client,
         request_id=record_of(request.scope).request_id,
