@@ -4,6 +4,8 @@ import signal
 from threading import Event as Flag
 from types import FrameType
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 def stop_on_signals() -> Flag:
     """A flag that SIGTERM or SIGINT sets; for the main thread of a process."""
@@ -13,6 +15,12 @@ def stop_on_signals() -> Flag:
         del number, frame
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, ask)
     return stop
+
+
+def end_on_signals() -> None:
+    """Lets SIGTERM and SIGINT end this process at once, whatever handlers it was forked with."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)

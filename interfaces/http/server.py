@@ -3,9 +3,11 @@
 from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 from granian.server import Server
+from litestar.types import ASGIApp
 
-from interfaces.bootstrap import SERVER_LOGGING, start_logging, tie_to_parent
+from interfaces.bootstrap import SERVER_LOGGING, http_app, start_logging, tie_to_parent
 from interfaces.settings import Settings
+from interfaces.stopping import end_on_signals
 
 RESPAWN_SECONDS = 0.5
 KILL_AFTER_SECONDS = 15
@@ -14,13 +16,23 @@ HEADER_READ_MS = 10_000
 HEADER_BYTES_MAX = 16_384
 
 
+def worker_app() -> ASGIApp:
+    """The application of a worker, which granian calls before it takes the worker's signals over.
+
+    Until then the parent's handlers stand, which a fork copies: they would swallow a stop, and the worker be killed
+    for it 15 s later.
+    """
+    end_on_signals()
+    return http_app()
+
+
 def main() -> None:
     """Serves until SIGTERM or SIGINT; a worker that dies is replaced."""
     settings = Settings.read()
     start_logging(settings, service="serve")
     tie_to_parent(settings.supervisor)
     Server(
-        "interfaces.bootstrap:http_app",
+        "interfaces.http.server:worker_app",
         factory=True,
         address=settings.host,
         port=settings.port,
