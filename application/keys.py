@@ -182,8 +182,8 @@ class KeyManagement:
     ) -> IssuedKey:
         """Rotate keys every 90 days: a successor like the key, which itself stays accepted for the grace period.
 
-        Rotating again before the successor's first use replaces the successor, whose secret was lost; after it,
-        ConflictError. Raises ConflictError for a key that is disabled or has ended.
+        Rotating again before the successor's first use replaces the successor, whose secret was lost; after it, or
+        after the successor's own rotation, ConflictError. Raises ConflictError for a key that is disabled or has ended.
         """
         minted = self._mint(self.get(account_id=account_id, key_id=key_id).view.environment)
 
@@ -278,6 +278,9 @@ class KeyManagement:
         if self._usage.of_keys([successor_id])[successor_id].requests:
             raise ConflictError("The key's successor is already in use; rotate the successor instead")
         successor = self._ledger.load(ApiKey, successor_id)
+        if successor.replaced_by is not None:
+            # Another one here would leave the lineage with two heads.
+            raise ConflictError("The key's successor was rotated itself; rotate the newest key instead")
         successor.revoke(reason=RevocationReason.UNUSED, note="replaced before its first use", by=by)
         return [successor]
 

@@ -110,6 +110,16 @@ def test_a_successor_in_use_is_not_replaced(server: HttpServer, owner: Owner, ke
     assert owner.client.post(f"/api/keys/{successor['id']}/rotate").status == 201
 
 
+def test_a_lineage_has_one_head(server: HttpServer, owner: Owner, key: Key) -> None:
+    """A successor that was rotated itself, unused, is not replaced from behind: 409, and its own successor stays."""
+    first = owner.client.post(f"{key.path}/rotate").json
+    second = owner.client.post(f"/api/keys/{first['id']}/rotate").json
+    head = server.head()
+    heard = owner.client.post(f"{key.path}/rotate")
+    assert (heard.status, server.head()) == (409, head)
+    assert use(owner, second["key"]) == 200
+
+
 @pytest.mark.parametrize("state", ["revoked", "disabled", "expired"])
 def test_a_stopped_key_is_not_rotated(server: HttpServer, owner: Owner, state: str) -> None:
     """A key that is revoked, disabled or expired: 409 that says so, and nothing changes."""
