@@ -12,6 +12,7 @@ from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import msgspec
 import pytest
 from hypothesis import given
@@ -243,6 +244,22 @@ def test_bcrypt_is_not_asked_what_it_cannot_tell(raw: bytes) -> None:
 def test_a_malformed_verifier_accepts_nothing(verifier: str) -> None:
     """A damaged, weak or endlessly expensive verifier refuses, without an error."""
     assert not BCRYPT.verify(RAW, verifier)
+
+
+@pytest.mark.parametrize("variant", ["2a", "2b", "2y"])
+def test_a_bcrypt_hash_of_another_system_is_verified_at_its_own_cost(variant: str) -> None:
+    """Under each of the function's three names; and the same bounds on what is asked hold."""
+    verifier = bcrypt.hashpw(RAW, bcrypt.gensalt(4)).decode().replace("$2b$", f"${variant}$")
+    assert BCRYPT.verify_foreign(RAW, verifier)
+    assert not BCRYPT.verify_foreign(RAW + b"x", verifier)
+    for raw in (b"", b"a" * 73, b"a\0"):
+        assert not BCRYPT.verify_foreign(raw, bcrypt.hashpw(b"a", bcrypt.gensalt(4)).decode())
+
+
+@pytest.mark.parametrize("verifier", ["", "$2x$10$" + "." * 53, "$2b$15$" + "." * 53, "$2b$10$" + "z" * 53, "sha256:0"])
+def test_a_hash_that_no_import_takes_is_never_computed(verifier: str) -> None:
+    """Whatever stands in the vault."""
+    assert not BCRYPT.verify_foreign(RAW, verifier)
 
 
 @pytest.mark.parametrize("cost", [0, 4, 9, 17, 31])
