@@ -28,7 +28,7 @@ from domain.credential import Environment, Secret, mint_key
 from domain.errors import ConflictError, InvalidError, NotFoundError
 from domain.events import Origin
 from domain.ids import AccountId, KeyId
-from domain.naming import Name
+from domain.naming import Name, Note
 
 UNKNOWN_KEY = "No such API key"
 GRACE_DEFAULT = timedelta(hours=24)
@@ -172,7 +172,7 @@ class KeyManagement:
         return self._command(account_id, key_id, lambda key: key.enable(by=by))[0]
 
     def revoke(
-        self, *, account_id: AccountId, key_id: KeyId, reason: RevocationReason, note: str | None, by: Origin
+        self, *, account_id: AccountId, key_id: KeyId, reason: RevocationReason, note: Note | None, by: Origin
     ) -> tuple[ManagedKey, Freshness]:
         """Immediately revoke compromised keys: when this returns, no process accepts the key. Again: unchanged."""
         return self._command(account_id, key_id, lambda key: key.revoke(reason=reason, note=note, by=by))
@@ -281,7 +281,7 @@ class KeyManagement:
         if successor.replaced_by is not None:
             # Another one here would leave the lineage with two heads.
             raise ConflictError("The key's successor was rotated itself; rotate the newest key instead")
-        successor.revoke(reason=RevocationReason.UNUSED, note="replaced before its first use", by=by)
+        successor.revoke(reason=RevocationReason.UNUSED, note=Note("replaced before its first use"), by=by)
         return [successor]
 
     def _managed(self, views: Sequence[KeyView]) -> list[ManagedKey]:

@@ -16,7 +16,7 @@ from domain.errors import ConflictError
 from domain.events import Aggregate, Event, FirstEvent, Origin
 from domain.foreign_key import ForeignHash
 from domain.ids import AccountId, KeyId
-from domain.naming import Name
+from domain.naming import Name, Note
 
 ROTATION_DUE_AFTER = timedelta(days=90)
 SAID_AGAIN_AFTER = timedelta(days=1)
@@ -469,7 +469,7 @@ class ApiKey(Aggregate, topic="api_key"):
         if self.disabled:
             self.record(Enabled, by=by)
 
-    def revoke(self, *, reason: RevocationReason, note: str | None, by: Origin) -> None:
+    def revoke(self, *, reason: RevocationReason, note: Note | None, by: Origin) -> None:
         """Ends the key for ever; again records nothing."""
         if self.revoked_at is None:
             self.record(Revoked, by=by, reason=reason.value, note=note)

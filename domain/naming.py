@@ -1,8 +1,9 @@
-"""Names that people give to keys, accounts and campaigns: short, printable, and read the way they are stored."""
+"""Names and notes that people give: short, printable, and read the way they are stored."""
 
 import unicodedata
 
 NAME_CHARACTERS_MAX = 100
+NOTE_CHARACTERS_MAX = 500
 _UNPRINTABLE_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
 _DIRECTION_CHARACTERS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -19,14 +20,30 @@ class Name(str):
     @classmethod
     def parse(cls, text: str) -> "Name":
         """Trims and checks; raises MalformedNameError."""
-        trimmed = text.strip()
-        if not trimmed:
+        trimmed = _readable(text, characters_max=NAME_CHARACTERS_MAX)
+        if not any(unicodedata.category(character) != "Cf" for character in trimmed):
             raise MalformedNameError("must not be empty")
-        if len(trimmed) > NAME_CHARACTERS_MAX:
-            raise MalformedNameError(f"must be at most {NAME_CHARACTERS_MAX} characters")
-        for character in trimmed:
-            if unicodedata.category(character) in _UNPRINTABLE_CATEGORIES:
-                raise MalformedNameError("must not contain control characters")
-            if character in _DIRECTION_CHARACTERS:
-                raise MalformedNameError("must not contain characters that change the direction of text")
         return cls(trimmed)
+
+
+class Note(str):
+    """At most 500 characters that people leave in a history; as readable as a name, and may be empty."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "Note":
+        """Trims and checks; raises MalformedNameError."""
+        return cls(_readable(text, characters_max=NOTE_CHARACTERS_MAX))
+
+
+def _readable(text: str, *, characters_max: int) -> str:
+    trimmed = text.strip()
+    if len(trimmed) > characters_max:
+        raise MalformedNameError(f"must be at most {characters_max} characters")
+    for character in trimmed:
+        if unicodedata.category(character) in _UNPRINTABLE_CATEGORIES:
+            raise MalformedNameError("must not contain control characters")
+        if character in _DIRECTION_CHARACTERS:
+            raise MalformedNameError("must not contain characters that change the direction of text")
+    return trimmed

@@ -21,7 +21,7 @@ from application.attempts import AttemptLimiter
 from application.authentication import Authenticator
 from application.campaigns import CampaignManagement
 from application.deadlines import Deadlines
-from application.imported_keys import BCRYPT_WAITING_MAX, READS_AT_ONCE
+from application.imported_keys import BCRYPT_PLACES, READS_AT_ONCE
 from application.imports import KeyImport
 from application.keys import KeyManagement
 from application.ledger import Ledger
@@ -67,7 +67,7 @@ SECRET_FILE = "secret.keys"  # noqa: S105 - a file's name
 SWEEP_EVERY = timedelta(seconds=2)
 FORGET_EVERY = timedelta(minutes=1)
 LIMITER_THREADS = 2
-FOREIGN_THREADS = 1 + BCRYPT_WAITING_MAX + READS_AT_ONCE
+FOREIGN_THREADS = BCRYPT_PLACES + READS_AT_ONCE
 PARTITIONS_EVERY = timedelta(hours=1)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 import pytest
@@ -16,10 +17,17 @@ from infrastructure.postgres.pool import Database
 _numbers = count(1)
 
 
+def _nobody(line: str) -> None:
+    del line
+
+
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The conninfo of a running server, with a migrated database to copy from."""
-    with EmbeddedPostgres(tmp_path_factory.mktemp("data"), say=lambda _: None) as server:
+def postgres() -> Iterator[str]:
+    """The conninfo of a running server, with a migrated database to copy from.
+
+    Not below pytest's own directory: a second run of pytest closes that to others, the server's user among them.
+    """
+    with TemporaryDirectory(prefix="keyledger-tests-") as data, EmbeddedPostgres(Path(data), say=_nobody) as server:
         with psycopg.connect(server.conninfo, autocommit=True) as connection:
             connection.execute("CREATE DATABASE migrated")
         migrate(make_conninfo(server.conninfo, dbname="migrated"))

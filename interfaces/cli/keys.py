@@ -19,6 +19,7 @@ from interfaces.cli.session import operator
 from interfaces.cli.terminal import say, write
 from interfaces.http.caller import parsed
 from interfaces.http.errors import problem_of
+from interfaces.http.key_bodies import note_of
 from interfaces.http.keys import (
     CreateKey,
     EventBody,
@@ -142,7 +143,7 @@ def revoke(arguments: Namespace, settings: Settings) -> int:
     with operator(settings) as op:
         view = op.key(arguments.id)
         key, freshness = op.manage.keys.revoke(
-            account_id=view.account_id, key_id=view.key_id, reason=asked.reason, note=asked.note, by=op.origin
+            account_id=view.account_id, key_id=view.key_id, reason=asked.reason, note=note_of(asked), by=op.origin
         )
         body = RevokedKeyBody.of(key, receipt=ReceiptBody.of(freshness))
         write(as_json(body) if arguments.json else fields(body))

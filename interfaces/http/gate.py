@@ -133,7 +133,13 @@ class Gate:
             return
         record = record_of(scope)
         raw = credential_of(scope)
-        need: Need = cast("dict[str, Any]", scope)["route_handler"].opt[NEED]
+        asked = cast("dict[str, Any]", scope)
+        options: dict[str, Any] = asked["route_handler"].opt
+        if NEED not in options and asked["method"] == "OPTIONS":
+            # The framework's own answer to "which methods": it says nothing of any account, and asks for no key.
+            await self._app(scope, receive, send)
+            return
+        need: Need = options[NEED]
         held: list[Message] = []
 
         async def hold(message: Message) -> None:

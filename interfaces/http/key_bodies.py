@@ -10,8 +10,9 @@ from application.keys import GRACE_DEFAULT, GRACE_MAX, ManagedKey
 from application.ports import Freshness, HistoryEntry
 from domain.api_key import GraceStart, KeyStatus, RevocationReason
 from domain.credential import Environment
+from domain.naming import Note
+from interfaces.http.caller import parsed
 
-NOTE_CHARACTERS_MAX = 500
 Expiry = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset, in the future.")]
 Scoped = Annotated[list[str], Meta(examples=[["campaigns:read"]], description="null is full access.")]
 Addresses = Annotated[
@@ -48,7 +49,7 @@ class RevokeKey(msgspec.Struct, forbid_unknown_fields=True):
     """Why, for the history."""
 
     reason: RevocationReason = RevocationReason.OTHER
-    note: Annotated[str, Meta(max_length=NOTE_CHARACTERS_MAX)] | None = None
+    note: str | None = None
 
 
 class KeyBody(msgspec.Struct):
@@ -156,3 +157,8 @@ class EventPage(msgspec.Struct):
 
     data: list[EventBody]
     next_cursor: str | None
+
+
+def note_of(asked: RevokeKey) -> Note | None:
+    """The note as the history keeps it; InvalidError when it cannot be read."""
+    return None if asked.note is None else parsed("note", Note.parse, asked.note)

@@ -30,6 +30,7 @@ from interfaces.http.key_bodies import (
     RevokedKeyBody,
     RevokeKey,
     RotateKey,
+    note_of,
 )
 from interfaces.http.paging import LIMIT_DEFAULT, Cursor, GivenCursors, Limit, Pager
 from interfaces.http.schema import ERRORS, OptionalBody
@@ -161,7 +162,7 @@ def revoke_key(
     """Ends the key. When this answers, no process accepts it any more."""
     asked = data or RevokeKey()
     key, freshness = key_management.revoke(
-        account_id=caller.account_id, key_id=_key_id(key_id), reason=asked.reason, note=asked.note, by=origin
+        account_id=caller.account_id, key_id=_key_id(key_id), reason=asked.reason, note=note_of(asked), by=origin
     )
     return RevokedKeyBody.of(key, receipt=ReceiptBody.of(freshness))
 

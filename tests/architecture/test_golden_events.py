@@ -17,7 +17,7 @@ from application.event_json import EventJson
 from domain.access import Networks, Plan, Scopes
 from domain.api_key import GraceStart, RevocationReason
 from domain.events import RETIRED_TOPICS, Aggregate, Event
-from domain.naming import Name
+from domain.naming import Name, Note
 from tests.kit.builders import NOON, a_campaign, a_key, an_account, an_imported_key, key_id, origin
 from tests.kit.usage import a_usage_run
 
@@ -40,7 +40,7 @@ def specimens() -> list[Aggregate]:
     key.fall_due(by=origin(NOON + 90 * DAY))
     key.rotate(key_id(2), grace=DAY, grace_starts=GraceStart.FIRST_USE, by=origin(NOON + 91 * DAY))
     key.begin_grace(first_use=NOON + 92 * DAY, by=origin(NOON + 92 * DAY))
-    key.revoke(reason=RevocationReason.COMPROMISED, note="seen in a log", by=origin(NOON + 92 * DAY))
+    key.revoke(reason=RevocationReason.COMPROMISED, note=Note("seen in a log"), by=origin(NOON + 92 * DAY))
     expired = a_key(number=3, expires_at=NOON + DAY)
     expired.expire(by=origin(NOON + DAY))
     expired.note_attack(failed_attempts=60, since=NOON, by=origin(NOON + DAY, actor="system:suspicion"))

@@ -24,7 +24,7 @@ from domain.api_key import (
     RotationFellDue,
 )
 from domain.events import Event
-from domain.naming import Name
+from domain.naming import Name, Note
 from tests.kit.builders import NOON, a_key, key_id, origin
 
 DAY = timedelta(days=1)
@@ -85,7 +85,7 @@ def test_disable_and_enable_are_reversible_and_idempotent() -> None:
 def test_revocation_is_for_ever_and_recorded_once() -> None:
     """Nothing leaves revoked, and a second revocation changes nothing."""
     key = a_key()
-    key.revoke(reason=RevocationReason.COMPROMISED, note="found in a log", by=origin())
+    key.revoke(reason=RevocationReason.COMPROMISED, note=Note("found in a log"), by=origin())
     key.revoke(reason=RevocationReason.OTHER, note=None, by=origin(NOON + DAY))
     assert recorded(key) == [Revoked]
     assert (key.status(NOON), key.revoked_at) == (KeyStatus.REVOKED, NOON)

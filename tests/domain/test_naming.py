@@ -12,9 +12,23 @@ def test_printable_text_is_kept_trimmed(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "   ", "x" * 101, "a\x00b", "a\nb", "a\x7fb", "a\x85b", "a\u202eb", "a\u2066b", "a\u200fb", "\ud800"]
+    "text",
+    [
+        "",
+        "   ",
+        "x" * 101,
+        "a\x00b",
+        "a\nb",
+        "a\x7fb",
+        "a\x85b",
+        "a\u202eb",
+        "a\u2066b",
+        "a\u200fb",
+        "\ud800",
+        "\u200b",
+    ],
 )
 def test_unreadable_or_misleading_text_is_refused(text: str) -> None:
-    """NUL, controls, direction changes, lone surrogates, nothing, and too much are no names."""
+    """NUL, controls, direction changes, lone surrogates, nothing to see, and too much are no names."""
     with pytest.raises(MalformedNameError):
         Name.parse(text)

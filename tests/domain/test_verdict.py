@@ -98,22 +98,22 @@ def test_a_key_ends_at_its_instant(field: str, verdict: Verdict) -> None:
 def test_a_client_inside_the_networks_is_accepted(client: str) -> None:
     """An allowed address is accepted, also where it is written as v4-mapped."""
     facts = replace(ACCEPTED, networks=Networks.parse(["203.0.113.0/24"]))
-    assert judge(facts, replace(ATTEMPT, client=ip_address(client)), NOW) is Verdict.OK
+    assert judge(facts, ATTEMPT._replace(client=ip_address(client)), NOW) is Verdict.OK
 
 
 def test_an_unknown_client_is_outside_every_network() -> None:
     """A key with networks is refused where the client's address is not known; one without is not."""
     everywhere = replace(ACCEPTED, networks=Networks.parse(["0.0.0.0/0", "::/0"]))
-    assert judge(everywhere, replace(ATTEMPT, client=IPv4Address("203.0.113.7")), NOW) is Verdict.OK
-    assert judge(everywhere, replace(ATTEMPT, client=None), NOW) is Verdict.FORBIDDEN_NETWORK
-    assert judge(ACCEPTED, replace(ATTEMPT, client=None), NOW) is Verdict.OK
+    assert judge(everywhere, ATTEMPT._replace(client=IPv4Address("203.0.113.7")), NOW) is Verdict.OK
+    assert judge(everywhere, ATTEMPT._replace(client=None), NOW) is Verdict.FORBIDDEN_NETWORK
+    assert judge(ACCEPTED, ATTEMPT._replace(client=None), NOW) is Verdict.OK
 
 
 @pytest.mark.parametrize("environment", Environment)
 def test_the_server_and_the_caller_both_choose_environments(environment: Environment) -> None:
     """A key is refused in an environment that this server does not take, and where another one is demanded."""
     key = replace(ACCEPTED, environment=environment)
-    everywhere = replace(ATTEMPT, environments=frozenset(Environment))
+    everywhere = ATTEMPT._replace(environments=frozenset(Environment))
     assert judge(key, everywhere, NOW) is Verdict.OK
     assert judge(key, replace(everywhere, environments=frozenset()), NOW) is Verdict.WRONG_ENVIRONMENT
     for demanded in Environment:
@@ -124,10 +124,10 @@ def test_the_server_and_the_caller_both_choose_environments(environment: Environ
 def test_a_route_that_needs_nothing_takes_every_key() -> None:
     """Where no scope and no feature is needed, a key of any scopes on any plan is accepted."""
     narrow = replace(ACCEPTED, scopes=Scopes.parse(["usage:read"]), plan=Plan.FREE)
-    assert judge(narrow, replace(ATTEMPT, scope=None, feature=None), NOW) is Verdict.OK
+    assert judge(narrow, ATTEMPT._replace(scope=None, feature=None), NOW) is Verdict.OK
 
 
 def test_a_key_without_scopes_has_full_access() -> None:
     """No scopes at all is every scope."""
     for scope in ("keys:write", "audit:*"):
-        assert judge(ACCEPTED, replace(ATTEMPT, scope=Scope.parse(scope)), NOW) is Verdict.OK
+        assert judge(ACCEPTED, ATTEMPT._replace(scope=Scope.parse(scope)), NOW) is Verdict.OK
