@@ -115,10 +115,10 @@ def test_the_server_and_the_caller_both_choose_environments(environment: Environ
     key = replace(ACCEPTED, environment=environment)
     everywhere = ATTEMPT._replace(environments=frozenset(Environment))
     assert judge(key, everywhere, NOW) is Verdict.OK
-    assert judge(key, replace(everywhere, environments=frozenset()), NOW) is Verdict.WRONG_ENVIRONMENT
+    assert judge(key, everywhere._replace(environments=frozenset()), NOW) is Verdict.WRONG_ENVIRONMENT
     for demanded in Environment:
         expected = Verdict.OK if demanded is environment else Verdict.WRONG_ENVIRONMENT
-        assert judge(key, replace(everywhere, environment=demanded), NOW) is expected
+        assert judge(key, everywhere._replace(environment=demanded), NOW) is expected
 
 
 def test_a_route_that_needs_nothing_takes_every_key() -> None:
