@@ -119,7 +119,7 @@ class Authenticator:
             reading = self._readings.setdefault(fingerprint, mine)
         if reading is mine:
             try:
-                mine.set_result(self._read(raw, fingerprint))
+                mine.set_result(self._read(raw, fingerprint, client))
             except BaseException as error:
                 mine.set_exception(error)
                 raise
@@ -129,7 +129,7 @@ class Authenticator:
         result = reading.result()
         if reading is not mine and result.read_at < applied:
             # It was begun before a change that this process knew of when this request came in.
-            result = self._read(raw, fingerprint)
+            result = self._read(raw, fingerprint, client)
         found = result.found
         return found if isinstance(found, Authentication) else self._judged(found, need, client, environment)
 
@@ -140,11 +140,11 @@ class Authenticator:
         attempt = Attempt(client, need.scope, need.feature, self._environments, environment)
         return Authentication(judge(facts, attempt, self._clock.now()), facts, facts.key_id, known.key_hash)
 
-    def _read(self, raw: bytes, fingerprint: bytes) -> _Reading:
+    def _read(self, raw: bytes, fingerprint: bytes, client: Address | None) -> _Reading:
         key_hash = self._hashes.log_hash(raw)
         presented = self._presented(raw)
         if isinstance(presented, Authentication):
-            imported = self._imported.find(raw)
+            imported = self._imported.find(raw, client)
             return _Reading(presented) if imported is None else self._remembered(fingerprint, imported, key_hash)
         stored = self._keys.stored(presented.key_id)
         if stored is None:

@@ -5,18 +5,23 @@ only a credential that begins with one of them is looked for in the database, by
 bcrypt hashes of that prefix. Such a hash costs a bcrypt until its key has been used once.
 """
 
-from collections.abc import Iterable, Sequence
-from threading import BoundedSemaphore
+from collections import Counter
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from threading import BoundedSemaphore, Lock
 
 from application.ports import CredentialHashes, Keys, StoredKey, Verifiers
+from domain.access import Address, client_network
 from domain.credential import CREDENTIAL_BYTES_MAX
 from domain.errors import UnavailableError
 from domain.foreign_key import sha256_verifier
 
 BCRYPT_BYTES_MAX = 72
-BCRYPT_WAITING_MAX = 6
+BCRYPT_PLACES = 7
+BCRYPT_PLACES_OF_ONE_NETWORK = 3
 BCRYPT_WAIT_SECONDS = 2.0
 READS_AT_ONCE = 2
+TOO_MANY = "Too many keys are presented for the first time at once"
 _RECEIPT_BYTES = 32
 
 
@@ -50,6 +55,30 @@ class ImportedPrefixes:
         return [raw[:length].decode("ascii") for length, known in self._by_length if raw[:length] in known]
 
 
+class _Places:
+    """Where credentials wait for a bcrypt: few, and never all for one client network, so that others get in."""
+
+    def __init__(self) -> None:
+        self._by_network: Counter[str] = Counter()
+        self._lock = Lock()
+
+    @contextmanager
+    def taken(self, network: str) -> Generator[None]:
+        """Holds a place; UnavailableError at once when there is none."""
+        with self._lock:
+            held = self._by_network
+            if held.total() >= BCRYPT_PLACES or held[network] >= BCRYPT_PLACES_OF_ONE_NETWORK:
+                raise UnavailableError(TOO_MANY)
+            held[network] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                held[network] -= 1
+                if not held[network]:
+                    del held[network]
+
+
 class ImportedKeys:
     """Finds the imported key that a credential is, and keeps its receipt, so that bcrypt is paid once for each key."""
 
@@ -64,16 +93,17 @@ class ImportedKeys:
         # the bcrypts of our own keys.
         self._reads = BoundedSemaphore(READS_AT_ONCE)
         self._bcrypt = BoundedSemaphore(1)
-        self._places = BoundedSemaphore(1 + BCRYPT_WAITING_MAX)
+        self._places = _Places()
 
     def may_be(self, raw: bytes) -> bool:
         """Whether an imported key begins like this credential; from memory."""
         return bool(self._prefixes.of(raw))
 
-    def find(self, raw: bytes) -> StoredKey | None:
+    def find(self, raw: bytes, client: Address | None) -> StoredKey | None:
         """The imported key that this credential proves to be; None when there is none.
 
-        Raises UnavailableError when bcrypts are asked for faster than they can be computed.
+        Raises UnavailableError when bcrypts are asked for faster than they can be computed, all in all or by the
+        client's network.
         """
         prefixes = self._prefixes.of(raw)
         if not prefixes:
@@ -87,23 +117,20 @@ class ImportedKeys:
         for key in found:
             if key.verifier == digest:
                 return self._kept(key, raw)
-        return self._by_bcrypt(raw, [key for key in found if not self._is_settled(key)])
-
-    def _by_bcrypt(self, raw: bytes, candidates: Sequence[StoredKey]) -> StoredKey | None:
+        candidates = [key for key in found if not self._is_settled(key)]
         if not candidates or len(raw) > BCRYPT_BYTES_MAX:
             return None
-        if not self._places.acquire(blocking=False):
-            raise UnavailableError("Too many keys are presented for the first time at once")
-        try:
-            if not self._bcrypt.acquire(timeout=BCRYPT_WAIT_SECONDS):
-                raise UnavailableError("Too many keys are presented for the first time at once")
-            try:
-                proven = next((key for key in candidates if self._verifiers.verify_foreign(raw, key.verifier)), None)
-            finally:
-                self._bcrypt.release()
-        finally:
-            self._places.release()
+        with self._places.taken("" if client is None else client_network(client)):
+            proven = self._by_bcrypt(raw, candidates)
         return None if proven is None else self._kept(proven, raw)
+
+    def _by_bcrypt(self, raw: bytes, candidates: Sequence[StoredKey]) -> StoredKey | None:
+        if not self._bcrypt.acquire(timeout=BCRYPT_WAIT_SECONDS):
+            raise UnavailableError(TOO_MANY)
+        try:
+            return next((key for key in candidates if self._verifiers.verify_foreign(raw, key.verifier)), None)
+        finally:
+            self._bcrypt.release()
 
     def _kept(self, key: StoredKey, raw: bytes) -> StoredKey:
         # The second half is made of the id: as long as it is valid so is the first, and no bcrypt can say otherwise.
