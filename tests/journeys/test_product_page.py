@@ -67,14 +67,12 @@ FORBIDDEN = """\
 """
 
 
-def run(service: Service, *words: str, **environment: str) -> list[str]:
-    """The last line that the command prints after status and body: [status, body]."""
+def run(*words: str, **environment: str) -> list[str]:
+    """The lines that the command prints, in an environment with nothing of ours but what is given."""
     machine = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     done = subprocess.run(
         words, env=machine | environment, capture_output=True, text=True, check=True, timeout=DEADLINE_SECONDS
     )
-    assert PAGE_HOST not in done.stdout
-    assert service.url.startswith("http://127.0.0.1:")
     return done.stdout.splitlines()
 
 
@@ -87,7 +85,7 @@ def test_the_curl_example_answers_with_data(service: Service, place: Path) -> No
     """The page's curl line, with only host and key changed, answers 200 with the account's campaigns."""
     (place / ".curlrc").write_text('silent\nwrite-out = "\\n%{http_code}"\n', encoding="utf-8")
     line = CURL.replace(PAGE_HOST, service.url).replace("YOUR_API_KEY", service.demo_key)
-    body, status = run(service, "bash", "-c", line, CURL_HOME=str(place))
+    body, status = run("bash", "-c", line, CURL_HOME=str(place))
     assert status == "200"
     assert campaigns(body) == ["Backend engineers"]
 
@@ -97,7 +95,7 @@ def test_the_javascript_example_answers_with_data(service: Service) -> None:
     """The page's fetch, with only the host changed, answers 200 with the account's campaigns."""
     code = JAVASCRIPT.replace(PAGE_HOST, service.url) + "console.log(response.status);console.log(JSON.stringify(data))"
     words = ("node", "--input-type=module", "--eval", code)
-    status, body = run(service, *words, INTERVIEWRELAY_API_KEY=service.demo_key)
+    status, body = run(*words, INTERVIEWRELAY_API_KEY=service.demo_key)
     assert status == "200"
     assert campaigns(body) == ["Backend engineers"]
 
@@ -109,7 +107,7 @@ def test_the_python_example_answers_with_data(service: Service) -> None:
         print(response.status_code)
         print(json.dumps(data))
     """)
-    status, body = run(service, sys.executable, "-c", code, INTERVIEWRELAY_API_KEY=service.demo_key)
+    status, body = run(sys.executable, "-c", code, INTERVIEWRELAY_API_KEY=service.demo_key)
     assert status == "200"
     assert campaigns(body) == ["Backend engineers"]
 
