@@ -121,6 +121,7 @@ class LedgerFollower:
         self._lease = lease
         self._process = {"process": process_id, "host": host, "lease": lease.seconds}
         self._mark: bytes | None = None  # of the last event applied; None before the first
+        self._outage_told = False  # once for an outage, however often it is tried again
         self._stop = Flag()
         self._thread = Thread(target=self._run, name="ledger-follower", daemon=True)
 
@@ -137,7 +138,9 @@ class LedgerFollower:
             try:
                 self._follow()
             except psycopg.Error as error:
-                log.warning("ledger_follower_lost_database", reason=str(error), fresh_for=self._keys.fresh_for)
+                if not self._outage_told:
+                    log.warning("ledger_follower_lost_database", reason=str(error), fresh_for=self._keys.fresh_for)
+                    self._outage_told = True
                 self._stop.wait(RETRY_SECONDS)
 
     def _follow(self) -> None:
@@ -155,6 +158,7 @@ class LedgerFollower:
                     connection.execute(self.REPORT, self._process | {"applied": self._keys.applied})
                 elif self._renew(connection, asked_at):
                     due = asked_at + self._lease.renewal_seconds
+                    self._outage_told = False
                 else:
                     # Somebody has taken this process for dead: it registers before it trusts its memory again.
                     self._keys.distrust()
