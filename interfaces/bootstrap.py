@@ -64,6 +64,7 @@ __all__ = [
 ]  # fmt: skip
 
 SECRET_FILE = "secret.keys"  # noqa: S105 - a file's name
+ERROR_CHARACTERS_MAX = 1000
 SWEEP_EVERY = timedelta(seconds=2)
 FORGET_EVERY = timedelta(minutes=1)
 LIMITER_THREADS = 2
@@ -132,8 +133,7 @@ def open_database(settings: Settings, stack: ExitStack) -> tuple[str, EmbeddedPo
     except OSError as error:
         raise SettingError(f"KEYLEDGER_DATA_DIR: {settings.data_dir} cannot be used: {error.strerror}") from error
     except EmbeddedPostgresError as error:
-        what = str(error).partition("\n")[0]
-        raise UnavailableError(f"{what} (see {settings.data_dir / 'postgres.log'})") from error
+        raise UnavailableError(_in_one_line(error)) from error
     return embedded.conninfo, embedded
 
 
@@ -144,7 +144,11 @@ def keep_running(embedded: EmbeddedPostgres | None) -> None:
     try:
         embedded.ensure_running()
     except EmbeddedPostgresError as error:
-        raise UnavailableError(str(error).partition("\n")[0]) from error
+        raise UnavailableError(_in_one_line(error)) from error
+
+
+def _in_one_line(error: EmbeddedPostgresError) -> str:
+    return "; ".join(str(error).split("\n"))[:ERROR_CHARACTERS_MAX]
 
 
 def migrate_database(conninfo: str) -> list[str]:
