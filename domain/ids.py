@@ -115,6 +115,13 @@ class RunId(Id):
     PREFIX = "run_"
 
 
+class PurgeId(Id):
+    """`pur_…`: a day's leaving the access log."""
+
+    __slots__ = ()
+    PREFIX = "pur_"
+
+
 class RequestId(Id):
     """`req_…`: one HTTP request or one command of the CLI."""
 

@@ -25,6 +25,7 @@ from application.imported_keys import BCRYPT_PLACES, READS_AT_ONCE
 from application.imports import KeyImport
 from application.keys import KeyManagement
 from application.ledger import Ledger
+from application.retention import Retention
 from application.suspicions import Suspicions
 from application.usage import Settlement
 from application.verified_keys import VerifiedKeys
@@ -59,8 +60,8 @@ from interfaces.http.gate import Gatekeeper
 from interfaces.settings import SettingError, Settings
 
 __all__ = [
-    "SERVER_LOGGING", "Core", "Management", "OpenGate", "http_app", "management", "migrate_database", "open_core",
-    "open_database", "open_gate", "run_background", "secret_file", "start_logging", "tie_to_parent",
+    "SERVER_LOGGING", "Core", "Management", "OpenGate", "http_app", "jobs", "management", "migrate_database",
+    "open_core", "open_database", "open_gate", "run_background", "secret_file", "start_logging", "tie_to_parent",
 ]  # fmt: skip
 
 SECRET_FILE = "secret.keys"  # noqa: S105 - a file's name
@@ -70,6 +71,7 @@ FORGET_EVERY = timedelta(minutes=1)
 LIMITER_THREADS = 2
 FOREIGN_THREADS = BCRYPT_PLACES + READS_AT_ONCE
 PARTITIONS_EVERY = timedelta(hours=1)
+RETENTION_EVERY = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,36 +332,45 @@ def _request_line(settings: Settings, stack: ExitStack) -> RequestLine:
     return stack.enter_context(RequestLog(sys.stderr, service="serve")).write
 
 
+def jobs(core: Core) -> dict[str, Job]:
+    """Everything that is done from time to time, by name; each may be run by hand, too, wherever the leader is."""
+    settings, clock = core.settings, core.clock
+    deadlines = Deadlines(ledger=core.ledger, due=core.keys, clock=clock, entropy=core.entropy)
+    settlement = Settlement(
+        ledger=core.ledger,
+        rows=PostgresSettlementRows(core.database),
+        entropy=core.entropy,
+        window=settings.settlement_window,
+    )
+    partitions = AccessLogPartitions(core.database)
+    retention = Retention(
+        ledger=core.ledger, log=partitions, clock=clock, entropy=core.entropy, days=settings.access_log_days
+    )
+    suspicions = Suspicions(
+        ledger=core.ledger,
+        refused=PostgresRefusedAttempts(core.database),
+        clock=clock,
+        entropy=core.entropy,
+        attack_threshold=settings.attack_threshold,
+    )
+    return {
+        "settlement": Job(settings.settlement_window, lambda: settlement.settle(clock.now())),
+        "retirement": Job(SWEEP_EVERY, deadlines.retire),
+        "expiry": Job(SWEEP_EVERY, deadlines.expire),
+        "rotation": Job(SWEEP_EVERY, deadlines.flag_rotation),
+        "grace": Job(SWEEP_EVERY, deadlines.begin_grace),
+        "attacks": Job(SWEEP_EVERY, suspicions.note_attacks),
+        "presentations": Job(SWEEP_EVERY, suspicions.note_presented_after_end),
+        "attempts": Job(FORGET_EVERY, lambda: attempts(core).forget(clock.now())),
+        "partitions": Job(PARTITIONS_EVERY, lambda: partitions.ensure_partitions(days_ahead=7)),
+        "retention": Job(RETENTION_EVERY, retention.purge),
+    }
+
+
 def run_background(settings: Settings, stop: Flag) -> None:
     """The background process: stands for leader, and leads the jobs and the tailer, until ``stop`` is set."""
     with ExitStack() as stack:
         conninfo, _ = open_database(settings, stack)
         core = open_core(settings, conninfo, stack)
-        deadlines = Deadlines(ledger=core.ledger, due=core.keys, clock=core.clock, entropy=core.entropy)
-        settlement = Settlement(
-            ledger=core.ledger,
-            rows=PostgresSettlementRows(core.database),
-            entropy=core.entropy,
-            window=settings.settlement_window,
-        )
-        partitions = AccessLogPartitions(core.database)
-        suspicions = Suspicions(
-            ledger=core.ledger,
-            refused=PostgresRefusedAttempts(core.database),
-            clock=core.clock,
-            entropy=core.entropy,
-            attack_threshold=settings.attack_threshold,
-        )
-        jobs = {
-            "settlement": Job(settings.settlement_window, lambda: settlement.settle(core.clock.now())),
-            "retirement": Job(SWEEP_EVERY, deadlines.retire),
-            "expiry": Job(SWEEP_EVERY, deadlines.expire),
-            "rotation": Job(SWEEP_EVERY, deadlines.flag_rotation),
-            "grace": Job(SWEEP_EVERY, deadlines.begin_grace),
-            "attacks": Job(SWEEP_EVERY, suspicions.note_attacks),
-            "presentations": Job(SWEEP_EVERY, suspicions.note_presented_after_end),
-            "attempts": Job(FORGET_EVERY, lambda: attempts(core).forget(core.clock.now())),
-            "partitions": Job(PARTITIONS_EVERY, lambda: partitions.ensure_partitions(days_ahead=7)),
-        }
         tailer = Tailer(core.database, core.recorder, [UsageHistory()])
-        Leader(conninfo, jobs=jobs, followers={"tailer": tailer.run}).run(stop)
+        Leader(conninfo, jobs=jobs(core), followers={"tailer": tailer.run}).run(stop)

@@ -1,24 +1,14 @@
 """The access log's days: made ahead, and dropped whole when they are too old."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 
 import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
+from domain.retention import DroppedDay
 from infrastructure.postgres.pool import Database
-
-
-@dataclass(frozen=True, slots=True)
-class DroppedDay:
-    """A day that leaves the log: its rows, and the earliest and the latest time among them (None without rows)."""
-
-    day: date
-    rows: int
-    first_at: datetime | None
-    last_at: datetime | None
 
 
 class AccessLogPartitions:
@@ -33,6 +23,9 @@ class AccessLogPartitions:
         "SELECT set_config('lock_timeout', '10s', false), set_config('statement_timeout', '0', false),"
         " set_config('timezone', 'UTC', false)"
     )
+    # A purge by hand and the leader's would detach and drop the same day.
+    TRY_LOCK = "SELECT pg_try_advisory_lock(7310309)"
+    UNLOCK = "SELECT pg_advisory_unlock(7310309)"
     # Detached days are listed, too: a purge that was cut short is taken up where it was.
     DAYS = """
         SELECT c.relname, to_date(right(c.relname, 8), 'YYYYMMDD'), i.inhrelid IS NOT NULL,
@@ -69,22 +62,36 @@ class AccessLogPartitions:
     def drop_partitions_before(self, day: date, declare: Callable[[DroppedDay], None]) -> Sequence[DroppedDay]:
         """Drops the days before that one, oldest first, and answers them; a day with unsettled rows stays.
 
+        While another purge runs there is nothing to do.
+
         ``declare`` is called with each day when it has left the log and before its rows are gone, so that no absence is
         undeclared; a purge that is cut short between the two declares that day again. It has its own connection, for
         counting a day may take long; psycopg's errors pass.
         """
-        dropped: list[DroppedDay] = []
         with psycopg.connect(self._database.conninfo, autocommit=True, connect_timeout=5) as connection:
             connection.execute(self.CONFIGURE)
-            for name, date_, attached, pending in connection.execute(self.DAYS, {"before": day}).fetchall():
-                part = sql.Identifier("usage", name)
-                if attached and not self._detach(connection, part, pending=pending):
-                    continue
-                rows, first_at, last_at = connection.execute(self.COUNT.format(part=part)).fetchall()[0]
-                leaving = DroppedDay(date_, rows, first_at, last_at)
-                declare(leaving)
-                connection.execute(self.DROP.format(part=part))
-                dropped.append(leaving)
+            if not connection.execute(self.TRY_LOCK).fetchall()[0][0]:
+                return []
+            try:
+                return self._drop_before(connection, day, declare)
+            finally:
+                # Left to the end of the connection, it would be free only when the server has noticed.
+                if not connection.closed:
+                    connection.execute(self.UNLOCK)
+
+    def _drop_before(
+        self, connection: Connection[TupleRow], day: date, declare: Callable[[DroppedDay], None]
+    ) -> list[DroppedDay]:
+        dropped: list[DroppedDay] = []
+        for name, date_, attached, pending in connection.execute(self.DAYS, {"before": day}).fetchall():
+            part = sql.Identifier("usage", name)
+            if attached and not self._detach(connection, part, pending=pending):
+                continue
+            rows, first_at, last_at = connection.execute(self.COUNT.format(part=part)).fetchall()[0]
+            leaving = DroppedDay(date_, rows, first_at, last_at)
+            declare(leaving)
+            connection.execute(self.DROP.format(part=part))
+            dropped.append(leaving)
         return dropped
 
     def _detach(self, connection: Connection[TupleRow], part: sql.Identifier, *, pending: bool) -> bool:

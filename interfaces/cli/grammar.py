@@ -68,6 +68,7 @@ def grammar() -> Parser:
     nouns = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _account(nouns.add_parser("account", help="open, list, suspend and reinstate accounts"))
     _key(nouns.add_parser("key", help="create, import, list, show, rotate and revoke API keys, and read their history"))
+    _jobs(nouns.add_parser("jobs", help="what the background process does from time to time"))
     _projections(nouns.add_parser("projections", help="the views made from the ledger"))
     migrate = _verb(nouns, "migrate", "interfaces.cli.service:migrate", "bring the database's schema to this release")
     _json(migrate)
@@ -135,6 +136,14 @@ def _key(noun: Parser) -> None:
     rotate.add_argument("--grace-seconds", type=int, help="how long the old key stays accepted; default: one day")
     rotate.add_argument("--grace-starts", choices=[each.value for each in GraceStart], help="default: now")
     _json(rotate)
+
+
+def _jobs(noun: Parser) -> None:
+    verbs = _verbs(noun)
+    _json(_verb(verbs, "list", "interfaces.cli.jobs:list_all", "the jobs, and how often each runs by itself"))
+    run = _verb(verbs, "run", "interfaces.cli.jobs:run", "run one job now, also beside the leader; prints what it did")
+    run.add_argument("name", metavar="NAME", help="as `keyledger jobs list` has it")
+    _json(run)
 
 
 def _projections(noun: Parser) -> None:

@@ -14,7 +14,7 @@ from application.ports import AccountView, Cursors, Keys, KeyView
 from domain.errors import NotFoundError
 from domain.events import Origin
 from domain.ids import AccountId, KeyId, MalformedIdError
-from interfaces.bootstrap import Management, management, migrate_database, open_core, open_database, start_logging
+from interfaces.bootstrap import Core, Management, management, migrate_database, open_core, open_database, start_logging
 from interfaces.cli.exits import Exit
 from interfaces.cli.terminal import say
 from interfaces.settings import Settings
@@ -62,12 +62,18 @@ def database(settings: Settings) -> Generator[tuple[str, list[str]]]:
 
 
 @contextmanager
-def operator(settings: Settings) -> Generator[Operator]:
-    """The service while the block runs; a schema that is missing is made first."""
+def opened(settings: Settings) -> Generator[Core]:
+    """What every process builds first, while the block runs; a schema that is missing is made before."""
     with database(settings) as (conninfo, applied), ExitStack() as stack:
         if applied:
             say(f"schema migrated ({', '.join(applied)})")
-        core = open_core(settings, conninfo, stack)
+        yield open_core(settings, conninfo, stack)
+
+
+@contextmanager
+def operator(settings: Settings) -> Generator[Operator]:
+    """The service while the block runs; a schema that is missing is made first."""
+    with opened(settings) as core:
         manage = management(core)
         origin = Origin(f"cli:{login_name()}", manage.new_request_id(), manage.clock.now())
         yield Operator(manage=manage, keys=core.keys, cursors=core.ring, origin=origin)

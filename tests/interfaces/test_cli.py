@@ -197,6 +197,18 @@ def test_rebuilt_views_show_the_same_keys(keyledger: Keyledger, account: str, ke
     assert keyledger("key", "list", "--account", account, "--json").out == before
 
 
+def test_a_job_runs_by_hand(keyledger: Keyledger) -> None:
+    """Every job that is listed can be run, and answers how much it did; another name is refused with the list."""
+    names = [job["name"] for job in keyledger("jobs", "list", "--json").json["data"]]
+    assert {"retention", "settlement", "partitions"} <= set(names)
+    assert keyledger("jobs", "list").out.splitlines()[1].startswith(names[0])
+    assert keyledger("jobs", "run", "retention", "--json").json == {"name": "retention", "done": 0}
+    assert keyledger("jobs", "run", "partitions").out == "0\n"
+    done = keyledger("jobs", "run", "everything")
+    _assert_refused(done, Exit.REFUSED)
+    assert all(name in done.err for name in names)
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -318,7 +330,7 @@ def test_every_kind_of_refusal_has_an_exit_code_that_the_help_explains(keyledger
 def test_every_command_of_the_grammar_exists() -> None:
     """Commands are named as text and imported when they run; each name has its function."""
     names = set(_commands(grammar()))
-    assert len(names) >= 13
+    assert len(names) >= 15
     assert all(callable(command(name)) for name in names)
 
 

@@ -1,8 +1,9 @@
-"""Builders of metered usage."""
+"""Builders of metered usage, and of its leaving the log."""
 
 from datetime import timedelta
 
 from domain.ids import RunId
+from domain.retention import AccessLogPurge, DroppedDay
 from domain.usage import KeyUses, SettledRows, UsageRun
 from tests.kit.builders import NOON, account_id, entropy, key_id, origin
 
@@ -32,3 +33,10 @@ def a_usage_run() -> UsageRun:
     run.settle(settled, by=origin(NOON + timedelta(seconds=10), actor="system:settlement"))
     run.close(by=origin(NOON + timedelta(minutes=1), actor="system:settlement"))
     return run
+
+
+def a_purge() -> AccessLogPurge:
+    """The purge of a day with 43 rows, 90 days later."""
+    dropped = DroppedDay(NOON.date(), rows=43, first_at=NOON, last_at=NOON + timedelta(seconds=9))
+    by = origin(NOON + timedelta(days=91), actor="system:retention")
+    return AccessLogPurge.declare(dropped, policy_days=90, by=by)
