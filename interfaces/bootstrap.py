@@ -57,6 +57,7 @@ from infrastructure.system import RequestIds, SystemClock, SystemEntropy, end_wi
 from interfaces.http.app import HttpServices, create_app
 from interfaces.http.edge import RequestLine
 from interfaces.http.gate import Gatekeeper
+from interfaces.http.request import address_text
 from interfaces.settings import SettingError, Settings
 
 __all__ = [
@@ -292,6 +293,7 @@ def open_gate(core: Core, stack: ExitStack) -> OpenGate:
         access_log=access_log,
         awaits_commit=settings.access_log_durability == "commit",
         clock=core.clock,
+        address_text=address_text(settings.log_client_ip),
         threads=threads,
         limiter_threads=limiter_threads,
         foreign_threads=foreign_threads,

@@ -17,6 +17,7 @@ from domain.credential import Environment
 
 Durability = Literal["commit", "buffered"]
 LogFormat = Literal["json", "console"]
+ClientIp = Literal["full", "truncated", "none"]
 Choice = TypeVar("Choice", bound=str)
 Parsed = TypeVar("Parsed")
 
@@ -47,6 +48,8 @@ class Settings:
     """`commit`: no answer before its access row is on disk. `buffered`: faster, may lose 200 ms of rows at a crash."""
     access_log_days: int = 90
     """How long access rows are kept."""
+    log_client_ip: ClientIp = "full"
+    """How much of a client's address access rows and log lines keep; `truncated` is IPv4 to /24, IPv6 to /48."""
     failed_attempts_per_minute: int = 20
     """Refused credentials that one client network (IPv4 address, IPv6 /64) may send a minute before it gets 429."""
     attack_threshold: int = 50
@@ -89,6 +92,7 @@ class Settings:
             environments=frozenset(values.listed("ENVIRONMENTS", Environment)) or default.environments,
             access_log_durability=values.choice("ACCESS_LOG_DURABILITY", ("commit", "buffered"), "commit"),
             access_log_days=values.number("ACCESS_LOG_DAYS", default.access_log_days, low=1, high=3650),
+            log_client_ip=values.choice("LOG_CLIENT_IP", ("full", "truncated", "none"), "full"),
             failed_attempts_per_minute=values.number(
                 "FAILED_ATTEMPTS_PER_MINUTE", default.failed_attempts_per_minute, low=1, high=1_000_000
             ),

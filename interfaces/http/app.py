@@ -98,6 +98,7 @@ def create_app(services: HttpServices) -> ASGIApp:
         inner,
         new_request_id=services.new_request_id,
         trusted_proxies=services.trusted_proxies,
+        address_text=services.gatekeeper.address_text,
         log_request=services.log_request,
     )
     quick = QuickForward(

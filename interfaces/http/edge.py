@@ -9,7 +9,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from domain.ids import RequestId
 from interfaces.http.errors import INTERNAL_ERROR
-from interfaces.http.request import RequestRecord, TrustedProxies, address_text, client_of, keep_record
+from interfaces.http.request import AddressText, RequestRecord, TrustedProxies, client_of, keep_record
 
 RequestLine = Callable[..., None]
 log = structlog.get_logger()
@@ -24,11 +24,13 @@ class Edge:
         *,
         new_request_id: Callable[[], RequestId],
         trusted_proxies: TrustedProxies,
+        address_text: AddressText,
         log_request: RequestLine,
     ) -> None:
         self._app = app
         self._new_request_id = new_request_id
         self._trusted_proxies = trusted_proxies
+        self._address_text = address_text
         self._log_request = log_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,7 +40,7 @@ class Edge:
             return
         started = perf_counter()
         client = client_of(scope, self._trusted_proxies)
-        record = RequestRecord(self._new_request_id(), client, None if client is None else address_text(client))
+        record = RequestRecord(self._new_request_id(), client, self._address_text(client))
         keep_record(scope, record)
         status = 0
 

@@ -21,7 +21,7 @@ from domain.credential import Environment, without_secrets
 from domain.errors import ForbiddenError, KeyledgerError, RateLimitedError, UnauthenticatedError, UnavailableError
 from domain.verdict import Verdict
 from interfaces.http.errors import render
-from interfaces.http.request import RequestRecord, address_text, credential_of, record_of
+from interfaces.http.request import AddressText, RequestRecord, credential_of, record_of
 
 NEED = "need"
 ENDPOINT_CHARACTERS_MAX = 512
@@ -37,6 +37,8 @@ class Gatekeeper:
     awaits_commit: bool
     """Whether an answer waits for its access row's commit."""
     clock: Clock
+    address_text: AddressText
+    """How a client's address is logged."""
     threads: Executor
     """Where keys are looked up that are not in memory."""
     limiter_threads: Executor
@@ -103,7 +105,7 @@ class Gatekeeper:
             authentication.key_id,
             authentication.account_id,
             authentication.key_hash,
-            None if client is None else address_text(client),
+            self.address_text(client),
             request_id,
         )
         return self.leave(row)

@@ -24,9 +24,10 @@ from domain.verdict import KeyFacts, Verdict
 from interfaces.http.edge import RequestLine
 from interfaces.http.forward import ANY_KEY, EMPTY_BODY, asked_for, identity_headers
 from interfaces.http.gate import ENDPOINT_CHARACTERS_MAX, Gatekeeper
-from interfaces.http.request import TrustedProxies, address_text, client_of, credential_of
+from interfaces.http.request import TrustedProxies, client_of, credential_of
 
 IDENTITIES_MAX = 10_000
+PEERS_MAX = 4096
 _Headers = list[tuple[bytes, bytes]]
 
 
@@ -45,6 +46,7 @@ class QuickForward:
         self._trusted_proxies = trusted_proxies
         self._new_request_id = new_request_id
         self._log_request = log_request
+        self._peer = lru_cache(maxsize=PEERS_MAX)(self._read_peer)
         self._identities: OrderedDict[str, tuple[KeyFacts, _Headers]] = OrderedDict()
 
     async def answer(self, scope: HTTPScope, send: Send) -> bool:
@@ -99,9 +101,13 @@ class QuickForward:
     def _client(self, scope: HTTPScope) -> tuple[Address | None, str | None]:
         peer = scope["client"]
         if not self._trusted_proxies:
-            return _peer(peer[0]) if peer else (None, None)
+            return self._peer(peer[0]) if peer else (None, None)
         client = client_of(scope, self._trusted_proxies)
-        return client, None if client is None else address_text(client)
+        return client, self._keeper.address_text(client)
+
+    def _read_peer(self, text: str) -> tuple[Address | None, str | None]:
+        address = parse_address(text)
+        return address, self._keeper.address_text(address)
 
     def _identity(self, facts: KeyFacts) -> _Headers:
         known = self._identities.get(facts.key_id)
@@ -112,9 +118,3 @@ class QuickForward:
         if len(self._identities) > IDENTITIES_MAX:
             self._identities.popitem(last=False)
         return headers
-
-
-@lru_cache(maxsize=4096)
-def _peer(text: str) -> tuple[Address | None, str | None]:
-    address = parse_address(text)
-    return address, None if address is None else str(address)

@@ -1,9 +1,10 @@
 """What is known of one request before any route sees it: its id, its credential, and where it came from."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -14,11 +15,14 @@ from domain.access import Address, parse_address
 from domain.credential import CREDENTIAL_BYTES_MAX
 from domain.ids import RequestId
 from domain.verdict import KeyFacts
+from interfaces.settings import ClientIp
 
 _STATE = "keyledger"
 _FORWARDED_HOPS_MAX = 32
 _ORIGIN_AND_PATH = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)?([^?#]*)")
+_ADDRESSES_MAX = 4096
 TrustedProxies = tuple[IPv4Network | IPv6Network, ...]
+AddressText = Callable[[Address | None], str | None]
 
 
 @dataclass(slots=True)
@@ -31,7 +35,7 @@ class RequestRecord:
     request_id: RequestId
     client: Address | None
     client_ip: str | None
-    """``client`` as text."""
+    """``client`` as it is logged."""
     authentication: Authentication | None = None
 
     @property
@@ -103,16 +107,28 @@ def path_of(target: bytes) -> str:
     return unquote_to_bytes(match[1] if match else b"").decode("utf-8", "replace")
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_ADDRESSES_MAX)
 def _peer_address(text: str) -> Address | None:
     # The same peers ask again and again; reading or writing an address takes 2 µs, a look-up a tenth.
     return parse_address(text)
 
 
-@lru_cache(maxsize=4096)
-def address_text(address: Address) -> str:
-    """The address as it is logged."""
-    return str(address)
+def address_text(kept: ClientIp) -> AddressText:
+    """Writes an address as it is logged: all of it, its network (IPv4 /24, IPv6 /48), or None; None for None."""
+
+    @lru_cache(maxsize=_ADDRESSES_MAX)
+    def text(address: Address | None) -> str | None:
+        match address:
+            case _ if kept == "none":
+                return None
+            case IPv4Address() if kept == "truncated":
+                return str(IPv4Address(int(address) >> 8 << 8))
+            case IPv6Address() if kept == "truncated":
+                return str(IPv6Address(int(address) >> 80 << 80))
+            case _:
+                return None if address is None else str(address)
+
+    return text
 
 
 def _forwarded_hops(scope: Scope) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,39 @@ def test_counts_are_sums_of_rows(server: HttpServer, owner: Owner) -> None:
     [(uses, failures, last)] = server.rows(query, {"key": key.id})
     assert (told["request_count"], told["failed_attempts"]) == (uses, failures) == (6, 3)
     assert datetime.fromisoformat(told["last_used_at"]) == last.astimezone(UTC)
+
+
+@pytest.mark.parametrize(
+    ("kept", "written"),
+    [
+        ("full", ["203.0.113.9", "2001:db8:1:2::3", "203.0.113.9"]),
+        ("truncated", ["203.0.113.0", "2001:db8:1::", "203.0.113.0"]),
+        ("none", [None, None, None]),
+    ],
+)
+@pytest.mark.parametrize("durability", ["commit", "buffered"])
+def test_a_client_address_is_kept_as_far_as_the_owner_wants(
+    conninfo: str, tmp_path: Path, durability: str, kept: str, written: list[str | None]
+) -> None:
+    """In access rows and log lines, whatever the door and the answer; what a key allows is judged by all of it."""
+    hops = ["203.0.113.9", "2001:db8:1:2::3", "::ffff:203.0.113.9"]
+    with serving(conninfo, tmp_path / "log", access_log_durability=durability, log_client_ip=kept) as own:
+        account = own.back.account()
+        key = own.back.key(account, networks=["203.0.113.9/32", "2001:db8:1:2::3/128"])
+        heard: list[list[Heard]] = []
+        for path, secret in (("/api/campaigns", key.secret), ("/auth/forward", key.secret), ("/auth/forward", "x")):
+            with own.client(secret) as client:
+                heard += [[client.get(path, headers=[("X-Forwarded-For", hop)]) for hop in hops] for _ in range(2)]
+        with own.client(key.secret) as client:
+            assert client.get("/auth/forward").status == 403
+        eventually(lambda: own.rows("SELECT count(*) FROM usage.access_log") == [(19,)], "all rows are written")
+        assert [[each.status for each in turn] for turn in heard] == [[200] * 3] * 4 + [[401] * 3] * 2
+        for turn in heard:
+            assert [rows_of(own, each)[0][7] for each in turn] == written
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text(encoding="utf-8").splitlines()]
+    told = {line["request_id"]: line["client_ip"] for line in lines if line["event"] == "http_request"}
+    for turn in heard:
+        assert [told[each.request_id] for each in turn] == written
 
 
 def test_a_buffered_row_follows_its_answer(conninfo: str, tmp_path: Path) -> None:
