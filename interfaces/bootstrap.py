@@ -28,6 +28,7 @@ from application.ledger import Ledger
 from application.retention import Retention
 from application.suspicions import Suspicions
 from application.usage import Settlement
+from application.usage_reports import UsageReports
 from application.verified_keys import VerifiedKeys
 from domain.attempt_limit import AttemptLimit
 from domain.errors import UnavailableError
@@ -50,6 +51,7 @@ from infrastructure.postgres.migrate import MigrationError, migrate
 from infrastructure.postgres.pool import Database
 from infrastructure.postgres.refused_attempts import PostgresRefusedAttempts
 from infrastructure.postgres.usage import PostgresSettlementRows, PostgresUsage, UsageHistory, UsageTotals
+from infrastructure.postgres.usage_reports import PostgresUsageRows
 from infrastructure.projections import Rebuilder, Tailer
 from infrastructure.request_log import RequestLog
 from infrastructure.scheduler import Job, Leader
@@ -99,6 +101,7 @@ class Management:
     imports: KeyImport
     accounts: AccountManagement
     campaigns: CampaignManagement
+    usage_reports: UsageReports
     rebuilder: Rebuilder
     new_request_id: Callable[[], RequestId]
     clock: DatabaseClock
@@ -230,6 +233,7 @@ def management(core: Core) -> Management:
         campaigns=CampaignManagement(
             ledger=core.ledger, campaigns=PostgresCampaigns(core.database), entropy=core.entropy
         ),
+        usage_reports=UsageReports(keys=core.keys, rows=PostgresUsageRows(core.database), clock=core.clock),
         rebuilder=Rebuilder(
             core.database,
             core.recorder,
@@ -315,6 +319,7 @@ def http_app() -> ASGIApp:
             gatekeeper=gate.keeper,
             key_management=manage.keys,
             campaign_management=manage.campaigns,
+            usage_reports=manage.usage_reports,
             health=PostgresHealth(core.database, gate.verified),
             cursors=core.ring,
             new_request_id=gate.new_request_id,

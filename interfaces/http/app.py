@@ -13,6 +13,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from application.campaigns import CampaignManagement
 from application.keys import KeyManagement
 from application.ports import Cursors, Health
+from application.usage_reports import UsageReports
 from domain.ids import RequestId
 from interfaces.http.body import JsonRequest
 from interfaces.http.caller import caller_dependencies
@@ -27,6 +28,7 @@ from interfaces.http.keys import keys_router
 from interfaces.http.quick import QuickForward
 from interfaces.http.request import TrustedProxies
 from interfaces.http.schema import DESCRIPTION, SECURITY, schema_router
+from interfaces.http.usage import usage_router
 from interfaces.http.verify import verify_router
 
 
@@ -37,6 +39,7 @@ class HttpServices:
     gatekeeper: Gatekeeper
     key_management: KeyManagement
     campaign_management: CampaignManagement
+    usage_reports: UsageReports
     health: Health
     cursors: Cursors
     new_request_id: Callable[[], RequestId]
@@ -58,7 +61,7 @@ def create_app(services: HttpServices) -> ASGIApp:
 
     protected = Router(
         "/",
-        route_handlers=[keys_router(), campaigns_router(), verify_router()],
+        route_handlers=[keys_router(), campaigns_router(), usage_router(), verify_router()],
         middleware=[gate],
         dependencies=caller_dependencies(services.gatekeeper.clock),
         security=[{"apiKey": []}],
@@ -68,6 +71,7 @@ def create_app(services: HttpServices) -> ASGIApp:
         dependencies={
             "key_management": given(services.key_management),
             "campaign_management": given(services.campaign_management),
+            "usage_reports": given(services.usage_reports),
             "health": given(services.health),
             "cursors": given(services.cursors),
             "gatekeeper": given(services.gatekeeper),

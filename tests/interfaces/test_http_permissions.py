@@ -26,6 +26,8 @@ ROUTES = [
     ("POST", f"{NOBODY}/disable", ..., "keys:write", 404),
     ("POST", f"{NOBODY}/enable", ..., "keys:write", 404),
     ("GET", f"{NOBODY}/events", ..., "keys:read", 404),
+    ("GET", f"{NOBODY}/usage", ..., "keys:read", 404),
+    ("GET", "/api/access-logs", ..., "keys:read", 200),
     ("GET", "/api/campaigns", ..., "campaigns:read", 200),
     ("POST", "/api/campaigns", {}, "campaigns:write", 422),
     ("GET", "/api/campaigns/cmp_0000000000000000", ..., "campaigns:read", 403),

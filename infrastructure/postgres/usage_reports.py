@@ -1,0 +1,124 @@
+"""Reports of usage on PostgreSQL: buckets from counts written with the rows, and the log's rows, newest first."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from psycopg.rows import TupleRow
+
+from application.usage_reports import Bucket, Interval, LogFilter, LogLine, LogScan, Place
+from domain.ids import KeyId
+from infrastructure.postgres.pool import Database
+
+SCAN_ROWS_MAX = 5_000  # some 10 ms
+
+
+class PostgresUsageRows:
+    """The port `UsageRows`."""
+
+    BUCKETS = """
+        SELECT date_trunc(%(interval)s, start, 'UTC') AS bucket, sum(requests)::bigint, sum(failed_attempts)::bigint,
+               sum(status_2xx)::bigint, sum(status_3xx)::bigint, sum(status_4xx)::bigint, sum(status_5xx)::bigint
+        FROM usage.buckets
+        WHERE key_id = %(key_id)s AND width = %(width)s AND start >= %(start)s AND start < %(end)s
+        GROUP BY bucket ORDER BY bucket
+    """
+    # Numbered as they come from the index: the row with the last number that may be looked at is answered whether it
+    # matches or not, so that the place where the scan ended is known from the same snapshot.
+    OF_KEY = """
+        SELECT * FROM (
+            SELECT *, row_number() OVER (ORDER BY occurred_at DESC, run_id DESC, seq DESC) AS number,
+                   (status BETWEEN %(status_first)s AND %(status_last)s
+                    AND (%(path)s::text IS NULL OR endpoint = %(path)s
+                         OR (%(is_prefix)s AND starts_with(endpoint, %(path)s)))) AS is_match
+            FROM (
+                SELECT occurred_at, run_id, seq, method, endpoint, status, key_id, key_hash, client_ip, request_id
+                FROM usage.access_log
+                WHERE key_id = %(key_id)s AND occurred_at >= %(since)s AND occurred_at < %(until)s
+                  AND occurred_at <= %(at)s
+                  AND (occurred_at, run_id, seq) < (%(at)s::timestamptz, %(run_id)s::text, %(seq)s::bigint)
+                ORDER BY occurred_at DESC, run_id DESC, seq DESC LIMIT %(scan)s
+            ) AS scanned
+        ) AS told
+        WHERE is_match OR number = %(scan)s ORDER BY number LIMIT %(limit)s
+    """
+    OF_ACCOUNT = """
+        SELECT * FROM (
+            SELECT *, row_number() OVER (ORDER BY occurred_at DESC, run_id DESC, seq DESC) AS number,
+                   (status BETWEEN %(status_first)s AND %(status_last)s
+                    AND (%(path)s::text IS NULL OR endpoint = %(path)s
+                         OR (%(is_prefix)s AND starts_with(endpoint, %(path)s)))) AS is_match
+            FROM (
+                (SELECT occurred_at, run_id, seq, method, endpoint, status, key_id, key_hash, client_ip, request_id
+                 FROM usage.access_log
+                 WHERE account_id = %(account_id)s AND occurred_at >= %(since)s AND occurred_at < %(until)s
+                   AND occurred_at <= %(at)s
+                   AND (occurred_at, run_id, seq) < (%(at)s::timestamptz, %(run_id)s::text, %(seq)s::bigint)
+                 ORDER BY occurred_at DESC, run_id DESC, seq DESC LIMIT %(scan)s)
+                UNION ALL
+                (SELECT u.occurred_at, u.run_id, u.seq, l.method, l.endpoint, l.status, l.key_id, l.key_hash,
+                        l.client_ip, l.request_id
+                 FROM usage.unproven AS u
+                 JOIN usage.access_log AS l
+                   ON l.run_id = u.run_id AND l.seq = u.seq AND l.occurred_at = u.occurred_at
+                 WHERE u.account_id = %(account_id)s AND u.occurred_at >= %(since)s AND u.occurred_at < %(until)s
+                   AND u.occurred_at <= %(at)s
+                   AND (u.occurred_at, u.run_id, u.seq) < (%(at)s::timestamptz, %(run_id)s::text, %(seq)s::bigint)
+                 ORDER BY u.occurred_at DESC, u.run_id DESC, u.seq DESC LIMIT %(scan)s)
+                ORDER BY occurred_at DESC, run_id DESC, seq DESC LIMIT %(scan)s
+            ) AS scanned
+        ) AS told
+        WHERE is_match OR number = %(scan)s ORDER BY number LIMIT %(limit)s
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def buckets(self, key_id: KeyId, interval: Interval, start: datetime, end: datetime) -> Sequence[Bucket]:
+        """The key's buckets with ``start`` ≤ their start < ``end``, without the empty ones, oldest first."""
+        parameters = {
+            "key_id": key_id,
+            "interval": interval.value,
+            "width": "minute" if interval is Interval.MINUTE else "hour",
+            "start": start,
+            # Of a bucket that begins before the end, all counts: a day's last hours may begin after it.
+            "end": interval.start_of(end) + interval.width if interval.start_of(end) < end else end,
+        }
+        with self._database.cursor() as cursor:
+            rows = cursor.execute(self.BUCKETS, parameters).fetchall()
+        return [Bucket(at, requests, failed, tuple(statuses)) for at, requests, failed, *statuses in rows]
+
+    def scan(self, rows: LogFilter, *, before: Place | None, limit: int) -> LogScan:
+        """At most ``limit`` matching rows that stand before that place, newest first, of SCAN_ROWS_MAX looked at."""
+        first, last = rows.statuses or (0, 32_767)
+        parameters = {
+            "account_id": rows.account_id,
+            "key_id": rows.key_id,
+            "since": rows.since or "-infinity",
+            "until": rows.until or "infinity",
+            "at": before.at if before else "infinity",
+            "run_id": before.run_id if before else "",
+            "seq": before.seq if before else 0,
+            "status_first": first,
+            "status_last": last,
+            "path": rows.path,
+            "is_prefix": rows.is_prefix,
+            "scan": max(SCAN_ROWS_MAX, limit + 1),
+            "limit": limit + 1,
+        }
+        statement = self.OF_ACCOUNT if rows.key_id is None else self.OF_KEY
+        with self._database.cursor() as cursor:
+            found = cursor.execute(statement, parameters).fetchall()
+        lines = [_line(row) for row in found if row[-1]]
+        if len(lines) > limit:
+            return LogScan(lines[:limit], lines[limit - 1].place)
+        looked_at_all_it_may = bool(found) and found[-1][-2] == parameters["scan"]
+        return LogScan(lines, _place(found[-1]) if looked_at_all_it_may else None)
+
+
+def _place(row: TupleRow) -> Place:
+    return Place(row[0], row[1], row[2])
+
+
+def _line(row: TupleRow) -> LogLine:
+    _, _, _, method, endpoint, status, key_id, key_hash, client_ip, request_id, *_ = row
+    return LogLine(_place(row), method, endpoint, status, key_id, key_hash, client_ip, request_id)
