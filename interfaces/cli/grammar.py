@@ -69,6 +69,8 @@ def grammar() -> Parser:
     _account(nouns.add_parser("account", help="open, list, suspend and reinstate accounts"))
     _key(nouns.add_parser("key", help="create, import, list, show, rotate and revoke API keys, and read their history"))
     _jobs(nouns.add_parser("jobs", help="what the background process does from time to time"))
+    _usage(_verb(nouns, "usage", "interfaces.cli.usage:usage", "one key's requests over time"))
+    _logs(_verb(nouns, "logs", "interfaces.cli.usage:logs", "the access log of an account or a key, newest first"))
     _projections(nouns.add_parser("projections", help="the views made from the ledger"))
     migrate = _verb(nouns, "migrate", "interfaces.cli.service:migrate", "bring the database's schema to this release")
     _json(migrate)
@@ -136,6 +138,30 @@ def _key(noun: Parser) -> None:
     rotate.add_argument("--grace-seconds", type=int, help="how long the old key stays accepted; default: one day")
     rotate.add_argument("--grace-starts", choices=[each.value for each in GraceStart], help="default: now")
     _json(rotate)
+
+
+def _usage(verb: Parser) -> None:
+    verb.add_argument("id", metavar="KEY", help="key_…")
+    _between(verb)
+    widths = ("minute", "hour", "day")
+    verb.add_argument("--interval", choices=widths, default="hour", help="how much time a line counts; default: hour")
+    _json(verb)
+
+
+def _logs(verb: Parser) -> None:
+    whose = verb.add_mutually_exclusive_group(required=True)
+    whose.add_argument("--account", metavar="ID", help="acc_…")
+    whose.add_argument("--key", metavar="ID", help="key_…")
+    verb.add_argument("--status", help="one, as 404, or a class, as 4xx")
+    verb.add_argument("--path", help="an endpoint, or a prefix and *")
+    _between(verb)
+    verb.add_argument("--follow", action="store_true", help="show new rows as they come, until Ctrl-C")
+    _paged(verb)
+
+
+def _between(verb: Parser) -> None:
+    verb.add_argument("--from", dest="since", metavar="TIME", help="RFC 3339 with an offset, as 2027-01-31T00:00:00Z")
+    verb.add_argument("--to", dest="until", metavar="TIME", help="the same; not included")
 
 
 def _jobs(noun: Parser) -> None:
