@@ -39,7 +39,7 @@ class PostgresUsageRows:
                 ORDER BY occurred_at DESC, run_id DESC, seq DESC LIMIT %(scan)s
             ) AS scanned
         ) AS told
-        WHERE is_match OR number = %(scan)s ORDER BY number LIMIT %(limit)s
+        WHERE is_match OR number = %(scan)s ORDER BY occurred_at DESC, run_id DESC, seq DESC LIMIT %(limit)s
     """
     OF_ACCOUNT = """
         SELECT * FROM (
@@ -67,7 +67,7 @@ class PostgresUsageRows:
                 ORDER BY occurred_at DESC, run_id DESC, seq DESC LIMIT %(scan)s
             ) AS scanned
         ) AS told
-        WHERE is_match OR number = %(scan)s ORDER BY number LIMIT %(limit)s
+        WHERE is_match OR number = %(scan)s ORDER BY occurred_at DESC, run_id DESC, seq DESC LIMIT %(limit)s
     """
 
     def __init__(self, database: Database) -> None:
