@@ -15,11 +15,15 @@ from tests.journeys.linearizability import ACCEPTED, REFUSED, History, Operation
 
 HOST = "127.0.0.1"
 ANSWER_SECONDS = 9.0
+QUIET_SECONDS = 0.5
+"""What a server remembers it tells at once."""
 REST_SECONDS = 0.012
 KEPT_ENDED = 12
 """So many ended keys are used on."""
 IN_FORCE_SHARE = 0.7
 """Of the uses that nobody told of."""
+OWNER = "owner"
+"""The owners' own key, in the history: it is always in force."""
 FORWARD = "/auth/forward"
 USES = ("/api/campaigns", FORWARD)
 EXPIRES_AFTER = timedelta(hours=1)
@@ -56,10 +60,10 @@ class Wire:
             self._streams[1].close()
             self._streams = None
 
-    async def request(self, operation: Operation, request: bytes) -> bytes:
+    async def request(self, operation: Operation, request: bytes, seconds: float = ANSWER_SECONDS) -> bytes:
         """Sends it and notes the answer in the operation; the body, empty when none came in time."""
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self.open()
                 assert self._streams is not None
                 reader, writer = self._streams
@@ -111,6 +115,9 @@ class Crowd:
     async def at_work(self, users: Sequence[Wire], owners: int) -> AsyncIterator[None]:
         """All are at work within; each ends what it is at before the end, or is cut off."""
         self.posts.clear()
+        if OWNER not in self.in_force:
+            self.history.ask("create", OWNER, "").answer(201, monotonic_ns())
+            self.in_force[OWNER] = Used(OWNER, self.owner_key)
         tasks = [asyncio.create_task(self._use(wire, self._post())) for wire in users]
         tasks += [asyncio.create_task(self._own(number)) for number in range(owners)]
         try:
@@ -147,17 +154,17 @@ class Crowd:
                 group = list((self.in_force if self.chance.random() < IN_FORCE_SHARE else self.ended).values())
                 known = self.chance.choice(group) if group else None
             accepted = self.accepted_at.setdefault(wire.door.name, {})
-            path = self.chance.choice(USES)
+            path, patience = self.chance.choice(USES), ANSWER_SECONDS
             if wire.door.name in self.quiet:
                 # Without its database a server can only go by what it remembers, and all else would keep it waiting.
-                path = FORWARD
+                path, patience = FORWARD, QUIET_SECONDS
                 if known is None or known.key_id not in accepted:
                     known = self.chance.choice(list(accepted.values())) if accepted else None
             if known is None:
                 continue
             request = self._head("GET", path, known.secret) + "\r\n"
             operation = self.history.ask("verify", known.key_id, wire.door.name)
-            await wire.request(operation, request.encode())
+            await wire.request(operation, request.encode(), patience)
             if operation.outcome is ACCEPTED:
                 accepted[known.key_id] = known
             elif operation.outcome is REFUSED:

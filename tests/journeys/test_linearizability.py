@@ -5,7 +5,7 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, monotonic_ns
@@ -108,7 +108,8 @@ class Scene:
     async def break_followers(self) -> None:
         """Every process loses the connection that it listens on."""
         self.history.faults["broken followers"] += 1
-        with psycopg.connect(self.first.conninfo, autocommit=True) as connection:
+        # PostgreSQL itself may be broken just now.
+        with suppress(psycopg.OperationalError), psycopg.connect(self.first.conninfo, autocommit=True) as connection:
             connection.execute(FOLLOWERS)
         await asyncio.sleep(0.3)
 
@@ -139,11 +140,13 @@ class Scene:
             for service, door in ((self.first, self.crowd.owners_at[0]), (self.second, self.crowd.owners_at[1]))
             for wire in await wires_to_each(service.workers(), door)
         ]
-        async with self.crowd.at_work(users, OWNERS):
-            yield
-        for wire in users:
-            wire.close()
-        await asyncio.sleep(POLL_SECONDS)  # the loop closes them
+        try:
+            async with self.crowd.at_work(users, OWNERS):
+                yield
+        finally:
+            for wire in users:
+                wire.close()
+            await asyncio.sleep(POLL_SECONDS)  # the loop closes them
 
 
 async def wires_to_each(workers: Sequence[psutil.Process], door: Door) -> list[Wire]:
