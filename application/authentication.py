@@ -81,6 +81,7 @@ class Authenticator:
         self._bcrypt = BoundedSemaphore(BCRYPT_AT_ONCE)
         self._readings: dict[bytes, Future[_Reading]] = {}
         self._reading_lock = Lock()
+        self._look_ups = 0
 
     def recall(
         self, raw: bytes | None, *, need: Need, client: Address | None, environment: Environment | None = None
@@ -101,6 +102,11 @@ class Authenticator:
             return None
         return presented
 
+    @property
+    def look_ups(self) -> int:
+        """How many credentials were not remembered."""
+        return self._look_ups
+
     def is_ours(self, raw: bytes) -> bool:
         """Whether the credential bears our tag; what ``look_up`` does for others, anybody can cause."""
         return isinstance(self._presented(raw), PresentedKey)
@@ -117,6 +123,7 @@ class Authenticator:
         mine: Future[_Reading] = Future()
         with self._reading_lock:
             reading = self._readings.setdefault(fingerprint, mine)
+            self._look_ups += 1
         if reading is mine:
             try:
                 mine.set_result(self._read(raw, fingerprint, client))

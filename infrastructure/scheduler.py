@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from threading import Event as Flag
 from threading import Thread
+from time import perf_counter
 
 import psycopg
 import structlog
@@ -19,6 +20,9 @@ from domain.errors import UnavailableError
 
 HEARTBEAT = timedelta(seconds=1)
 MISFIRE_GRACE = timedelta(hours=6)
+
+CountRun = Callable[[str, str, float], None]
+"""Told of each run: the job, ``done``, ``postponed`` or ``failed``, and its seconds."""
 
 log = structlog.get_logger()
 
@@ -41,11 +45,17 @@ class Leader:
     HEARTBEAT = "SELECT 1"
 
     def __init__(
-        self, conninfo: str, *, jobs: Mapping[str, Job], followers: Mapping[str, Callable[[Flag], None]]
+        self,
+        conninfo: str,
+        *,
+        jobs: Mapping[str, Job],
+        followers: Mapping[str, Callable[[Flag], None]],
+        count: CountRun,
     ) -> None:
         self._conninfo = conninfo
         self._jobs = jobs
         self._followers = followers
+        self._count = count
 
     def run(self, stop: Flag) -> None:
         """Stands for leadership again and again; returns once ``stop`` is set."""
@@ -72,7 +82,7 @@ class Leader:
         scheduler = BackgroundScheduler(timezone="UTC")
         for name, job in self._jobs.items():
             scheduler.add_job(  # pyright: ignore[reportUnknownMemberType] - apscheduler 3 has no types
-                _guarded(name, job.run),
+                _guarded(name, job.run, self._count),
                 "interval",
                 seconds=job.every.total_seconds(),
                 id=name,
@@ -94,16 +104,20 @@ class Leader:
                 thread.join()
 
 
-def _guarded(name: str, run: Callable[[], int]) -> Callable[[], None]:
+def _guarded(name: str, run: Callable[[], int], count: CountRun) -> Callable[[], None]:
     def guarded() -> None:
+        began, result = perf_counter(), "done"
         try:
             done = run()
         except UnavailableError as error:
+            result = "postponed"
             log.warning("job_postponed", job=name, reason=error.message)
         except Exception:
+            result = "failed"
             log.exception("job_failed", job=name)
         else:
             if done:
                 log.info("job_done", job=name, done=done)
+        count(name, result, perf_counter() - began)
 
     return guarded

@@ -36,6 +36,7 @@ from domain.ids import RequestId, RunId
 from infrastructure.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
 from infrastructure.hashing import BcryptVerifier, SecretFileError, SecretRing, load_or_create
+from infrastructure.metrics import Metrics
 from infrastructure.observability import SERVER_LOGGING, assert_redacting, configure_logging, log_request
 from infrastructure.postgres.access_log import PostgresAccessLog
 from infrastructure.postgres.access_log_partitions import AccessLogPartitions
@@ -47,6 +48,7 @@ from infrastructure.postgres.health import PostgresHealth
 from infrastructure.postgres.history import PostgresHistory
 from infrastructure.postgres.imports import PostgresImports
 from infrastructure.postgres.keys import KeysView, PostgresKeys
+from infrastructure.postgres.metrics import MetricsTeller, PostgresMetrics
 from infrastructure.postgres.migrate import MigrationError, migrate
 from infrastructure.postgres.pool import Database
 from infrastructure.postgres.refused_attempts import PostgresRefusedAttempts
@@ -59,6 +61,7 @@ from infrastructure.system import RequestIds, SystemClock, SystemEntropy, end_wi
 from interfaces.http.app import HttpServices, create_app
 from interfaces.http.edge import RequestLine
 from interfaces.http.gate import Gatekeeper
+from interfaces.http.metrics import MetricsDoor
 from interfaces.http.request import address_text
 from interfaces.settings import SettingError, Settings
 
@@ -256,6 +259,7 @@ class OpenGate:
 
     keeper: Gatekeeper
     verified: VerifiedKeys
+    metrics: Metrics
     new_request_id: Callable[[], RequestId]
 
 
@@ -302,7 +306,17 @@ def open_gate(core: Core, stack: ExitStack) -> OpenGate:
         limiter_threads=limiter_threads,
         foreign_threads=foreign_threads,
     )
-    return OpenGate(keeper, verified, RequestIds(core.entropy).new)
+    metrics = Metrics()
+    metrics.watch(
+        gauges={
+            "keyledger_cached_keys": verified.__len__,
+            "keyledger_lease_seconds": lambda: max(verified.fresh_for, -settings.lease.seconds),
+            "keyledger_access_log_queue_rows": lambda: access_log.queued,
+        },
+        totals={"keyledger_key_lookups_total": lambda: authenticator.look_ups},
+    )
+    stack.enter_context(MetricsTeller(conninfo, metrics, process_id=run_id))
+    return OpenGate(keeper, verified, metrics, RequestIds(core.entropy).new)
 
 
 def http_app() -> ASGIApp:
@@ -324,6 +338,8 @@ def http_app() -> ASGIApp:
             cursors=core.ring,
             new_request_id=gate.new_request_id,
             log_request=_request_line(settings, stack),
+            count_request=gate.metrics.count_request,
+            metrics_door=MetricsDoor(PostgresMetrics(core.database).scrape, settings.metrics_networks),
             trusted_proxies=settings.trusted_proxies,
             body_bytes_max=settings.body_bytes_max,
             close=stack.pop_all().close,
@@ -380,4 +396,6 @@ def run_background(settings: Settings, stop: Flag) -> None:
         conninfo, _ = open_database(settings, stack)
         core = open_core(settings, conninfo, stack)
         tailer = Tailer(core.database, core.recorder, [UsageHistory()])
-        Leader(conninfo, jobs=jobs(core), followers={"tailer": tailer.run}).run(stop)
+        metrics = Metrics()
+        stack.enter_context(MetricsTeller(conninfo, metrics, process_id=core.entropy.new(RunId)))
+        Leader(conninfo, jobs=jobs(core), followers={"tailer": tailer.run}, count=metrics.count_job).run(stop)

@@ -56,6 +56,8 @@ class Settings:
     """Refused attempts with one key's id within ten minutes that put `key.attacked` on record."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     """Networks whose X-Forwarded-For is believed; nobody's by default."""
+    metrics_networks: tuple[IPv4Network | IPv6Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+    """Peers that may read `/metrics`; a request that came through a proxy never may."""
     database_connections: int = 8
     """At most so many connections from one process."""
     body_bytes_max: int = 65_536
@@ -98,6 +100,7 @@ class Settings:
             ),
             attack_threshold=values.number("ATTACK_THRESHOLD", default.attack_threshold, low=1, high=1_000_000),
             trusted_proxies=tuple(values.listed("TRUSTED_PROXIES", ip_network)),
+            metrics_networks=tuple(values.listed("METRICS_NETWORKS", ip_network)) or default.metrics_networks,
             database_connections=values.number("DATABASE_CONNECTIONS", default.database_connections, low=2, high=100),
             body_bytes_max=values.number("BODY_BYTES_MAX", default.body_bytes_max, low=1024, high=10_485_760),
             bcrypt_cost=values.number("BCRYPT_COST", default.bcrypt_cost, low=10, high=16),

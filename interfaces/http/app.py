@@ -18,13 +18,14 @@ from domain.ids import RequestId
 from interfaces.http.body import JsonRequest
 from interfaces.http.caller import caller_dependencies
 from interfaces.http.campaigns import campaigns_router
-from interfaces.http.edge import Edge, RequestLine
+from interfaces.http.edge import CountRequest, Edge, RequestLine
 from interfaces.http.errors import EXCEPTION_HANDLERS
 from interfaces.http.forward import PATH as FORWARD_PATH
 from interfaces.http.forward import Forward
 from interfaces.http.gate import Gate, Gatekeeper
 from interfaces.http.health import health_router
 from interfaces.http.keys import keys_router
+from interfaces.http.metrics import MetricsDoor, metrics_router
 from interfaces.http.quick import QuickForward
 from interfaces.http.request import TrustedProxies
 from interfaces.http.schema import DESCRIPTION, SECURITY, schema_router
@@ -44,6 +45,8 @@ class HttpServices:
     cursors: Cursors
     new_request_id: Callable[[], RequestId]
     log_request: RequestLine
+    count_request: CountRequest
+    metrics_door: MetricsDoor
     trusted_proxies: TrustedProxies
     body_bytes_max: int
     close: Callable[[], None]
@@ -67,13 +70,14 @@ def create_app(services: HttpServices) -> ASGIApp:
         security=[{"apiKey": []}],
     )
     app = Litestar(
-        route_handlers=[protected, health_router()],
+        route_handlers=[protected, health_router(), metrics_router()],
         dependencies={
             "key_management": given(services.key_management),
             "campaign_management": given(services.campaign_management),
             "usage_reports": given(services.usage_reports),
             "health": given(services.health),
             "cursors": given(services.cursors),
+            "metrics_door": given(services.metrics_door),
             "gatekeeper": given(services.gatekeeper),
         },
         exception_handlers=EXCEPTION_HANDLERS,
@@ -104,12 +108,14 @@ def create_app(services: HttpServices) -> ASGIApp:
         trusted_proxies=services.trusted_proxies,
         address_text=services.gatekeeper.address_text,
         log_request=services.log_request,
+        count_request=services.count_request,
     )
     quick = QuickForward(
         services.gatekeeper,
         trusted_proxies=services.trusted_proxies,
         new_request_id=services.new_request_id,
         log_request=services.log_request,
+        count_request=services.count_request,
     )
 
     async def door(scope: Scope, receive: Receive, send: Send) -> None:

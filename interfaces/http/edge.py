@@ -9,16 +9,18 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from domain.ids import RequestId
 from interfaces.http.errors import INTERNAL_ERROR
+from interfaces.http.forward import PATH as FORWARD_PATH
 from interfaces.http.request import AddressText, RequestRecord, TrustedProxies, client_of, keep_record
 
 RequestLine = Callable[..., None]
+CountRequest = Callable[[tuple[tuple[str, int, str], float]], None]
 log = structlog.get_logger()
 
 
 class Edge:
     """Wraps the whole application, so that what the framework itself refuses is treated alike."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it does with each request
         self,
         app: ASGIApp,
         *,
@@ -26,12 +28,14 @@ class Edge:
         trusted_proxies: TrustedProxies,
         address_text: AddressText,
         log_request: RequestLine,
+        count_request: CountRequest,
     ) -> None:
         self._app = app
         self._new_request_id = new_request_id
         self._trusted_proxies = trusted_proxies
         self._address_text = address_text
         self._log_request = log_request
+        self._count_request = count_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request; anything but HTTP goes through untouched."""
@@ -62,6 +66,11 @@ class Edge:
 
     def _write_line(self, scope: HTTPScope, record: RequestRecord, status: int, duration_ms: float) -> None:
         authentication = record.authentication
+        route: str | None = cast("dict[str, Any]", scope).get("path_template")
+        outcome = None if authentication is None else authentication.verdict
+        if route is None and outcome is not None:
+            route = FORWARD_PATH  # the one door that asks for a key outside the framework
+        self._count_request(((route or "", status, outcome or ""), duration_ms))
         self._log_request(
             method=scope["method"],
             path=scope["path"],
@@ -71,6 +80,6 @@ class Edge:
             request_id=record.request_id,
             key_id=None if authentication is None else authentication.key_id,
             account_id=None if authentication is None else authentication.account_id,
-            outcome=None if authentication is None else authentication.verdict,
+            outcome=outcome,
             client_ip=record.client_ip,
         )

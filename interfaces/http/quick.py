@@ -21,13 +21,14 @@ from domain.credential import without_secrets
 from domain.errors import UnavailableError
 from domain.ids import RequestId
 from domain.verdict import KeyFacts, Verdict
-from interfaces.http.edge import RequestLine
-from interfaces.http.forward import ANY_KEY, EMPTY_BODY, asked_for, identity_headers
+from interfaces.http.edge import CountRequest, RequestLine
+from interfaces.http.forward import ANY_KEY, EMPTY_BODY, PATH, asked_for, identity_headers
 from interfaces.http.gate import ENDPOINT_CHARACTERS_MAX, Gatekeeper
 from interfaces.http.request import TrustedProxies, client_of, credential_of
 
 IDENTITIES_MAX = 10_000
 PEERS_MAX = 4096
+ACCEPTED = (PATH, 200, Verdict.OK.value)
 _Headers = list[tuple[bytes, bytes]]
 
 
@@ -41,11 +42,13 @@ class QuickForward:
         trusted_proxies: TrustedProxies,
         new_request_id: Callable[[], RequestId],
         log_request: RequestLine,
+        count_request: CountRequest,
     ) -> None:
         self._keeper = keeper
         self._trusted_proxies = trusted_proxies
         self._new_request_id = new_request_id
         self._log_request = log_request
+        self._count_request = count_request
         self._peer = lru_cache(maxsize=PEERS_MAX)(self._read_peer)
         self._identities: OrderedDict[str, tuple[KeyFacts, _Headers]] = OrderedDict()
 
@@ -84,12 +87,14 @@ class QuickForward:
         start: Any = {"type": "http.response.start", "status": HTTPStatus.OK, "headers": headers}
         await send(start)
         await send(EMPTY_BODY)
+        duration_ms = (perf_counter() - started) * 1000
+        self._count_request((ACCEPTED, duration_ms))
         self._log_request(
             method=scope["method"],
             path=scope["path"],
             route=None,
             status=HTTPStatus.OK,
-            duration_ms=(perf_counter() - started) * 1000,
+            duration_ms=duration_ms,
             request_id=request_id,
             key_id=authentication.key_id,
             account_id=authentication.facts.account_id,

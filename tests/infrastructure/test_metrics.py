@@ -1,0 +1,108 @@
+"""Metrics of several processes on PostgreSQL: each count in the sum once, whoever ends, dies or was taken for dead."""
+
+from collections.abc import Callable
+
+import psycopg
+
+from domain.ids import RunId
+from infrastructure.metrics import Metrics
+from infrastructure.postgres.metrics import HELP, MetricsTeller, PostgresMetrics, exposition
+from infrastructure.postgres.pool import Database
+from infrastructure.system import SystemEntropy
+from tests.kit.service import eventually
+
+KIND = ("/api/keys", 200, "ok")
+REQUESTS = 'keyledger_requests_total{route="/api/keys",status="200",outcome="ok"}'
+OLD = "UPDATE serving.metrics SET told_at = told_at - interval '61 seconds' WHERE process_id = %s"
+
+
+def counted(database: Database) -> int:
+    """The requests in a scrape."""
+    lines = dict(line.rsplit(" ", 1) for line in PostgresMetrics(database).scrape().splitlines() if line[0] != "#")
+    return int(float(lines.get(REQUESTS, "0")))
+
+
+def count(metrics: Metrics, times: int) -> None:
+    for _ in range(times):
+        metrics.count_request((KIND, 3.0))
+
+
+def is_counted(database: Database, total: int) -> Callable[[], bool]:
+    return lambda: counted(database) == total
+
+
+def test_one_scrape_has_the_counts_of_all_processes_and_of_those_that_ended(database: Database) -> None:
+    """Two processes count; one ends; the sum is what both have counted, before and after."""
+    first, second = Metrics(), Metrics()
+    entropy = SystemEntropy()
+    with MetricsTeller(database.conninfo, first, process_id=entropy.new(RunId)):
+        with MetricsTeller(database.conninfo, second, process_id=entropy.new(RunId)):
+            count(first, 5)
+            count(second, 7)
+            eventually(is_counted(database, 12), "both are told")
+            count(second, 1)
+        assert counted(database) == 13
+        count(first, 2)
+    assert counted(database) == 15
+    with psycopg.connect(database.conninfo) as connection:
+        assert connection.execute("SELECT count(*) FROM serving.metrics").fetchall() == [(0,)]
+
+
+def test_a_process_taken_for_dead_is_counted_once(database: Database) -> None:
+    """Its row is added to the ended ones by another; it goes on, and no count is twice or lost."""
+    silent, other = Metrics(), Metrics()
+    entropy = SystemEntropy()
+    silent_id = entropy.new(RunId)
+    with (
+        MetricsTeller(database.conninfo, other, process_id=entropy.new(RunId)),
+        psycopg.connect(database.conninfo, autocommit=True) as connection,
+    ):
+        with MetricsTeller(database.conninfo, silent, process_id=silent_id):
+            count(silent, 5)
+            eventually(is_counted(database, 5), "it is told")
+            take_out = MetricsTeller.TAKE_OUT
+            with connection.transaction():
+                connection.execute(OLD.encode(), [silent_id])
+                connection.execute(take_out.encode(), {"process": "", "ends": False})
+            assert counted(database) == 5
+            count(silent, 3)
+            eventually(is_counted(database, 8), "it goes on")
+        assert counted(database) == 8
+
+
+def test_durations_are_cumulative_buckets() -> None:
+    """A histogram as Prometheus has it: each bucket holds all that are at most its bound; the bound itself is in."""
+    metrics = Metrics()
+    for milliseconds in (0.2, 0.5, 3.0, 9000.0):
+        metrics.count_request((KIND, milliseconds))
+    counters = metrics.counters()
+
+    def bucket(bound: str) -> float:
+        return counters[f'keyledger_request_seconds_bucket{{route="/api/keys",le="{bound}"}}']
+
+    assert [bucket(bound) for bound in ("0.0005", "0.0025", "0.005", "2.5", "+Inf")] == [2, 2, 3, 3, 4]
+    assert counters['keyledger_request_seconds_count{route="/api/keys"}'] == 4
+    assert metrics.counters() == counters
+
+
+def test_jobs_are_counted_by_result() -> None:
+    """Runs by result, and the time that they took."""
+    metrics = Metrics()
+    metrics.count_job("settlement", "done", 0.5)
+    metrics.count_job("settlement", "failed", 0.25)
+    assert metrics.counters() == {
+        'keyledger_job_runs_total{job="settlement",result="done"}': 1,
+        'keyledger_job_runs_total{job="settlement",result="failed"}': 1,
+        'keyledger_job_seconds_total{job="settlement"}': 0.75,
+    }
+
+
+def test_the_text_has_every_metric_with_its_type_and_buckets_in_order() -> None:
+    """The text format, version 0.0.4."""
+    metrics = Metrics()
+    count(metrics, 1)
+    lines = exposition(metrics.counters()).splitlines()
+    assert [line.split()[2] for line in lines if line.startswith("# TYPE")] == list(HELP)
+    bounds = [line.partition('le="')[2].partition('"')[0] for line in lines if "_bucket{" in line]
+    assert bounds == sorted(bounds, key=float)
+    assert bounds[-1] == "+Inf"
