@@ -1,7 +1,7 @@
 """The access log's days: made ahead, and dropped whole when they are too old."""
 
 from collections.abc import Callable, Sequence
-from datetime import date
+from datetime import date, timedelta
 
 import psycopg
 from psycopg import Connection, sql
@@ -49,6 +49,12 @@ class AccessLogPartitions:
     FINALIZE = sql.SQL("ALTER TABLE usage.access_log DETACH PARTITION {part} FINALIZE")
     COUNT = sql.SQL("SELECT count(*), min(occurred_at), max(occurred_at) FROM {part}")
     DROP = sql.SQL("DROP TABLE {part}")
+    FORGET_MINUTES = """
+        DELETE FROM usage.buckets WHERE width = 'minute' AND start < %(before)s::date::timestamp AT TIME ZONE 'UTC'
+    """
+    FORGET_UNPROVEN = """
+        DELETE FROM usage.unproven WHERE occurred_at < %(before)s::date::timestamp AT TIME ZONE 'UTC'
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -92,6 +98,10 @@ class AccessLogPartitions:
             declare(leaving)
             connection.execute(self.DROP.format(part=part))
             dropped.append(leaving)
+        if dropped:
+            # What stood beside the rows alone goes with them: the hours and the totals stay.
+            connection.execute(self.FORGET_MINUTES, {"before": dropped[-1].day + timedelta(days=1)})
+            connection.execute(self.FORGET_UNPROVEN, {"before": dropped[-1].day + timedelta(days=1)})
         return dropped
 
     def _detach(self, connection: Connection[TupleRow], part: sql.Identifier, *, pending: bool) -> bool:

@@ -201,3 +201,14 @@ def test_a_purge_disturbs_no_writer_and_purges_at_the_same_time_none(service: Se
     assert service.days_with_rows() == [0]
     service.settlement.settle(NOW + timedelta(hours=25))
     assert service.usage.of_keys([service.key])[service.key].requests == 6 + written
+
+
+def test_the_minutes_go_with_the_rows_and_the_hours_stay(service: Service) -> None:
+    """The reports by the hour outlive the rows that they were counted from, those by the minute do not."""
+    service.write(91, 89)
+    service.retention().purge()
+    ages = service.rows(
+        "SELECT width, (now() AT TIME ZONE 'UTC')::date - (start AT TIME ZONE 'UTC')::date"
+        " FROM usage.buckets ORDER BY width, start DESC"
+    )
+    assert ages == [("hour", 89), ("hour", 91), ("minute", 89)]
