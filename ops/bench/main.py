@@ -1,0 +1,98 @@
+"""Measures Keyledger and its peers in one run, and writes what it saw: `ops/bench/run` starts it.
+
+    (a) a route with and without authentication      (e) a thousand to a million keys
+    (b) /auth/forward against a bare answer          (f) revokes under load, and beside a stopped worker
+    (c) the peers                                    (g) a flood of forged keys
+    (d) one and two workers                          timing: how long refusals take
+
+The server under test has core 0 for itself; the load, PostgreSQL and the background process have core 1. Only a whole
+run writes ops/performance.md and ops/performance.svg; any other writes into --data. Exit code 1: a check failed.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import machine
+from bench import Bench, say
+from cases_flood import flood
+from cases_peers import peers
+from cases_revoke import revoke
+from cases_routes import forward, route, workers
+from cases_sizes import sizes
+from cases_timing import timing
+from plot import plot
+from report import report
+
+from infrastructure.embedded_postgres import EmbeddedPostgres
+
+CASES: dict[str, Callable[[Bench], dict[str, Any]]] = {
+    "a": route, "b": forward, "c": peers, "d": workers, "e": sizes, "f": revoke, "g": flood, "timing": timing,
+}  # fmt: skip
+OPS = machine.CHECKOUT / "ops"
+VAR = machine.CHECKOUT / "var"
+RESULTS = "results.json"
+
+
+def main() -> int:
+    """One run."""
+    options = _options()
+    whole = not options.quick and set(options.cases) == set(CASES)
+    place = OPS if whole else options.data
+    if not options.report:
+        _run(options)
+    results = json.loads((options.data / RESULTS).read_text(encoding="utf-8"))
+    (place / "performance.md").write_text(report(results), encoding="utf-8")
+    (place / "performance.svg").write_text(plot(results["cases"]), encoding="utf-8")
+    say(f"written: {place / 'performance.md'}")
+    for problem in results["problems"]:
+        print(f"bench: DOES NOT HOLD: {problem}", file=sys.stderr)
+    return 1 if results["problems"] else 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Runs the cases; after each, all results so far are written."""
+    if not os.sched_getaffinity(0) >= machine.BOTH_CORES:
+        raise SystemExit("bench: cores 0 and 1 are needed, one for the server and one for the load")
+    os.sched_setaffinity(0, machine.LOAD_CORES)
+    before = machine.load_average()
+    if before > 0.5:  # noqa: PLR2004 - of two
+        say(f"the load average is {before:.2f}: others use this machine, and will be in the figures")
+    began = time.monotonic()
+    with EmbeddedPostgres(options.data) as postgres:
+        pid = int((options.data / "postgres" / "postmaster.pid").read_text(encoding="ascii").split()[0])
+        bench = Bench(options.data, options.peers, postgres.conninfo, pid, options.quick)
+        described = machine.describe(postgres.conninfo) | {"Load average": f"{before:.2f} before the run"}
+        cases: dict[str, Any] = {}
+        for name in options.cases:
+            say(f"({name}) begins, {time.monotonic() - began:.0f} s")
+            cases[name] = CASES[name](bench)
+            described["Took"] = f"{(time.monotonic() - began) / 60:.0f} minutes"
+            results = {"machine": described, "quick": options.quick, "cases": cases, "problems": bench.problems}
+            (options.data / RESULTS).write_text(json.dumps(results, indent=1), encoding="utf-8")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("only", nargs="?", choices=["timing"], help="the same as --only timing")
+    parser.add_argument("--quick", action="store_true", help="short rounds, for a look")
+    parser.add_argument("--only", dest="cases", metavar="a,b,…", help=f"some of {', '.join(CASES)}")
+    parser.add_argument("--data", type=Path, default=VAR / "bench", help="for databases, logs and results")
+    parser.add_argument("--peers", type=Path, default=VAR / "bench-peers", help="for the peers' packages")
+    parser.add_argument("--report", action="store_true", help="measure nothing: write the last results anew")
+    options = parser.parse_args()
+    asked = options.only or options.cases
+    options.cases = asked.split(",") if asked else list(CASES)
+    if unknown := set(options.cases) - set(CASES):
+        parser.error(f"no such case: {', '.join(sorted(unknown))}")
+    options.data, options.peers = options.data.resolve(), options.peers.resolve()
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
