@@ -80,11 +80,13 @@ class LedgerFollower:
 
     LISTEN = "LISTEN ledger"
     REPORT_QUICKLY = "SET synchronous_commit = off"
-    ON_DISK = "SET LOCAL synchronous_commit = on"
+    # set_config holds for this statement's own commit. One statement, for a transaction between two would keep its row
+    # locked while this process stands still, against whoever takes it out.
     REGISTER = """
         INSERT INTO serving.processes (process_id, host, started_at, lease_seconds, applied, beat)
         VALUES (%(process)s, %(host)s, clock_timestamp(), %(lease)s, 0, 0)
         ON CONFLICT (process_id) DO UPDATE SET beat = serving.processes.beat + 1
+        RETURNING set_config('synchronous_commit', 'on', true)
     """
     STANDING = """
         SELECT position, sha256(state) FROM ledger.events
@@ -101,7 +103,7 @@ class LedgerFollower:
     REPORT = "UPDATE serving.processes SET applied = %(applied)s WHERE process_id = %(process)s"
     RENEW = """
         UPDATE serving.processes SET applied = %(applied)s, beat = beat + 1 WHERE process_id = %(process)s
-        RETURNING clock_timestamp()
+        RETURNING clock_timestamp(), set_config('synchronous_commit', 'on', true)
     """
     LEAVE = "DELETE FROM serving.processes WHERE process_id = %(process)s"
 
@@ -170,9 +172,7 @@ class LedgerFollower:
             connection.execute(self.LEAVE, self._process)
 
     def _register(self, connection: PatientConnection) -> None:
-        with connection.transaction():
-            connection.execute(self.ON_DISK)
-            connection.execute(self.REGISTER, self._process)
+        connection.execute(self.REGISTER, self._process)
         standing: dict[int, bytes] = dict(connection.execute(self.STANDING, {"applied": self._keys.applied}).fetchall())
         if self._mark is None or standing.get(self._keys.applied) != self._mark:
             # The first time; or what was applied is not in this ledger, so it is another than before.
@@ -198,13 +198,11 @@ class LedgerFollower:
 
     def _renew(self, connection: PatientConnection, asked_at: float) -> bool:
         """Trusts the memory for a lease from ``asked_at``; False when this process has no row any more."""
-        with connection.transaction():
-            connection.execute(self.ON_DISK)
-            renewed_at = elapsed()
-            row = connection.execute(self.RENEW, self._process | {"applied": self._keys.applied}).fetchone()
-            if row is None:
-                return False
-            self._clock.set(renewed_at, row[0])
+        renewed_at = elapsed()
+        row = connection.execute(self.RENEW, self._process | {"applied": self._keys.applied}).fetchone()
+        if row is None:
+            return False
+        self._clock.set(renewed_at, row[0])
         self._keys.extend(asked_at + self._lease.seconds)
         return True
 
