@@ -145,6 +145,8 @@ class PostgresAccessLog:
     def submit(self, row: AccessRow, waiter: Any, deliver: Deliver) -> None:
         """As `write`, for many waiters: ``deliver`` is called once for a batch with its waiters and None or the error.
 
+        A ``waiter`` of None is nobody, and is not told.
+
         It is called in the writer's thread and must neither raise nor block; so an event loop is woken once for each
         batch. Rows are told together when their ``deliver`` is equal: make it once, not for each row (two `partial`
         objects are never equal). In buffered mode it comes after the flush, and nobody need wait for it.
@@ -297,6 +299,8 @@ def _reason(error: psycopg.Error) -> str:
 def _tell(batch: Iterable[_Queued], error: UnavailableError | None) -> None:
     waiters: dict[Deliver, list[Any]] = {}
     for queued in batch:
+        if queued.waiter is None:
+            continue
         waiters.setdefault(queued.deliver, []).append(queued.waiter)
     for deliver, those in waiters.items():
         deliver(those, error)

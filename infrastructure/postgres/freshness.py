@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from threading import Event as Flag
 from threading import Thread
 from typing import Self
@@ -43,12 +44,8 @@ CLOCK_MARGIN = 1.01
 log = structlog.get_logger()
 
 
-def elapsed() -> float:
-    """Seconds of a clock that never steps, and goes on while the machine sleeps where the system has such a clock."""
-    return time.clock_gettime(_CLOCK)
-
-
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+elapsed: Callable[[], float] = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+"""Seconds of a clock that never steps, and goes on while the machine sleeps where the system has such a clock."""
 
 
 class DatabaseClock:
