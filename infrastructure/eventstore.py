@@ -5,7 +5,7 @@ repeats an append whose first try may have committed, and its tables are created
 """
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -32,6 +32,8 @@ from infrastructure.postgres.pool import Database
 RACES = frozenset({"events_stream_version", "imports_sha256", "imports_candidate", "imports_external_id"})
 """Constraints that two writers can meet: the second decides again on what the first has written."""
 
+TRANSACTION_TIMEOUT_SINCE = 170_000
+
 
 class View(Protocol):
     """A read model: the rows that follow from the events, whoever applies them (an append, a tailer, a rebuild)."""
@@ -50,7 +52,16 @@ class View(Protocol):
 class PostgresRecorder(ApplicationRecorder):
     """Appends and reads stored events; writes the immediate views in the append's own transaction."""
 
-    APPEND = "SELECT ledger.append(%(streams)s, %(versions)s, %(topics)s, %(states)s)"
+    # From the lock to the commit nobody else appends. So the server waits no longer than this for a writer that stands
+    # still or has fallen silent in between; a pipeline that lacks its end is bounded by transaction_timeout alone.
+    APPEND = """
+        SELECT ledger.append(%(streams)s, %(versions)s, %(topics)s, %(states)s),
+               set_config('transaction_timeout', '2s', true)
+    """
+    APPEND_BEFORE_17 = """
+        SELECT ledger.append(%(streams)s, %(versions)s, %(topics)s, %(states)s),
+               set_config('idle_in_transaction_session_timeout', '2s', true)
+    """
     ADD_VERIFIER = """
         INSERT INTO credentials.verifiers (key_id, verifier, receipt) VALUES (%(key_id)s, %(verifier)s, %(receipt)s)
     """
@@ -95,8 +106,9 @@ class PostgresRecorder(ApplicationRecorder):
         verifiers: Sequence[NewVerifier] = kwargs.get("verifiers", ())
         events = [self._mapper.to_domain_event(stored) for stored in stored_events]
         with self._appending() as cursor:
+            is_bounded = cursor.connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE
             row = cursor.execute(
-                self.APPEND,
+                self.APPEND if is_bounded else self.APPEND_BEFORE_17,
                 {
                     "streams": [str(stored.originator_id) for stored in stored_events],
                     "versions": [stored.originator_version for stored in stored_events],
@@ -107,7 +119,7 @@ class PostgresRecorder(ApplicationRecorder):
             head: int = row[0] if row is not None else 0
             positions = list(range(head + 1, head + 1 + len(events)))
             # The commit lets the next writer in, so what remains is sent in one go.
-            with cursor.connection.pipeline():
+            with cursor.connection.pipeline() if is_bounded else nullcontext():
                 for verifier in verifiers:
                     self._add(cursor, verifier)
                 for view in self._immediate:

@@ -23,7 +23,7 @@ class Bench:
     @property
     def plan(self) -> Plan:
         """The usual rounds."""
-        return Plan(2 if self.quick else 7, 1 if self.quick else 4, self.postmaster)
+        return Plan(2 if self.quick else 6, 1 if self.quick else 4, self.postmaster)
 
     def place(self, count: int) -> Place:
         """A database with so many keys, made when it is first asked for."""

@@ -49,20 +49,20 @@ def _beside(bench: Bench, place: Place, name: str, path: str, connections: int) 
         wrk(server.url + path, keys(0), bench.plan.connections, 1)
         for number in range(bench.plan.rounds):
             alone.rounds.append(
-                once(Side(f"(g) {name}, alone", server, path, keys, rows=True), bench.plan, number, bench.problems)
+                once(Side(f"{name}, alone", server, path, keys, rows=True), bench.plan, number, bench.problems)
             )
             with _flooded(server, path, connections, bench.plan.seconds + 2, forged) as answers:
                 # The flood's few rows come among those of the good traffic, so they are counted apart.
-                side = Side(f"(g) {name}, beside", server, path, keys)
+                side = Side(f"{name}, beside", server, path, keys)
                 beside.rounds.append(once(side, bench.plan, number, bench.problems))
             attempts += answers
             rates.append(answers.total() / (bench.plan.seconds + 2))
         bcrypts = int(server.get("/counts")[1].partition(b":")[2].rstrip(b"}"))
     rows = _rows(place) - before
     refused = attempts["401"]
-    bench.check(f"(g) {name}: bcrypt was called {bcrypts} times", bcrypts == 0)
-    bench.check(f"(g) {name}: answers {dict(attempts)}", set(attempts) <= {"401", "429"})
-    bench.check(f"(g) {name}: {rows} rows for {refused} refusals", refused <= rows <= refused + connections)
+    bench.check(f"{name}: bcrypt was called {bcrypts} times", bcrypts == 0)
+    bench.check(f"{name}: answers {dict(attempts)}", set(attempts) <= {"401", "429"})
+    bench.check(f"{name}: {rows} rows for {refused} refusals", refused <= rows <= refused + connections)
     return {
         "sides": table_of({"alone": alone, "beside": beside}),
         "kept": asdict(Ratio.of(beside, alone)),

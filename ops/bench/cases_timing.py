@@ -63,8 +63,8 @@ def timing(bench: Bench) -> dict[str, Any]:
         bcrypts = int(server.get("/counts")[1].partition(b":")[2].rstrip(b"}"))
         server.forget_log()
     different = set[bytes]().union(*answers.values())
-    bench.check(f"timing: refusals have {len(different)} different answers", len(different) == 1)
-    bench.check("timing: not refused", all(each.startswith(b"HTTP/1.1 401") for each in different))
+    bench.check(f"refusals have {len(different)} different answers", len(different) == 1)
+    bench.check("not refused", all(each.startswith(b"HTTP/1.1 401") for each in different))
     return {
         "reasons": {name: _described(samples[name], samples["forged"]) for name in makers},
         "answers": len(different),

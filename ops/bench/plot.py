@@ -121,8 +121,10 @@ def _sizes(cases: Mapping[str, Any]) -> Panel:
 def _flood(cases: Mapping[str, Any]) -> Panel:
     bars: list[Bar] = []
     for name, seen in cases["g"].items():
-        for side, what in (("alone", "alone"), ("beside", f"beside {seen['connections']} connections' flood")):
-            bars.append(_rate(f"{name.partition(',')[0]}, {what}", seen["sides"][side], ours=side == "beside"))
+        door = name.partition(",")[0]
+        if door == name:
+            bars.append(_rate(f"{door}, alone", seen["sides"]["alone"], ours=False))
+        bars.append(_rate(f"{door}, a flood over {seen['connections']}", seen["sides"]["beside"], ours=True))
     return Panel(
         "Good traffic beside a flood of forged keys",
         "Requests per second of the good traffic, 32 connections, one worker",

@@ -1,5 +1,6 @@
 """The page of figures, in Markdown, from the results of a run."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -49,9 +50,9 @@ def _begin(results: Mapping[str, Any]) -> str:
     if results["quick"]:
         said.append("**A quick run: its rounds are too short to rely on.**")
     if results["problems"]:
-        problems = list(dict.fromkeys(results["problems"]))
-        shown = problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else [])  # noqa: PLR2004 - a screen
-        said.append("**What did not hold in this run:**\n\n" + "\n".join(f"- {problem}" for problem in shown))
+        problems = Counter(results["problems"])
+        lines = [f"- {problem}{f' ({times} times)' if times > 1 else ''}" for problem, times in problems.items()]
+        said.append("**What did not hold in this run:**\n\n" + "\n".join(lines))
     said.append(_table(("", ""), results["machine"].items()))
     said.append("![Requests per second, peers, cost by number of keys, and a flood](performance.svg)")
     return "\n\n".join(said)
@@ -189,7 +190,7 @@ def _sizes(case: Any) -> str:
     starts = ", ".join(f"{int(name):,} keys: {seconds:.2f} s" for name, seconds in case["starts"].items())
     memory = [
         (f"{row['capacity']:,}", *(f"{row[name] / MB:.0f}" for name in ("start", "full", "twice")),
-         f"{(row['full'] - row['start']) / row['capacity'] / KB:.1f}")
+         f"{(row['full'] - row['start']) / row['capacity'] / KB:.1f}", f"{row['hit_us']:.0f}")
         for row in case["memory"]
     ]  # fmt: skip
     first = case["first_use"]
@@ -216,9 +217,9 @@ accepted, {first["bcrypts"]} bcrypt calls, {first["receipts_written"]} receipts 
 stored verifiers are those of another credential: bcrypt would have refused.)
 
 **Memory** of a worker (resident, MB) by `KEYLEDGER_CACHE_KEYS`: at its start, when as many keys were seen as it may
-remember, and when twice as many were.
+remember, and when twice as many were; and the processor time of a hit when all of them are asked for in turn.
 
-{_table(("keys remembered", "start", "full", "twice as many seen", "kB a key"), memory)}"""
+{_table(("keys remembered", "start", "full", "twice as many seen", "kB a key", "hit, µs"), memory)}"""
 
 
 def _revoke(case: Any) -> str:

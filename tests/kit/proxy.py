@@ -52,6 +52,11 @@ class Line:
             thread.join()
         self._listener.close()
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing gets through."""
+        return not self._open.is_set()
+
     def fall_silent(self) -> None:
         """From now on nothing gets through, and nothing is closed."""
         self._open.clear()

@@ -1,0 +1,68 @@
+"""A writer that falls silent while it holds the ledger keeps nobody waiting for long."""
+
+from threading import Thread
+
+import pytest
+from psycopg import Cursor
+from psycopg.rows import TupleRow
+
+from application.ledger import Ledger
+from domain.errors import UnavailableError
+from domain.events import Event
+from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder, View
+from infrastructure.postgres.accounts import AccountsView
+from infrastructure.postgres.pool import Database
+from tests.kit.builders import an_account
+from tests.kit.proxy import Line
+
+
+class Silencing:
+    """A view whose first event finds the line silent: after its statement has reached the server, or before."""
+
+    name = "silencing"
+
+    def __init__(self, line: Line, database: Database, *, sent: bool) -> None:
+        self._line = line
+        self._database = database
+        self._sent = sent
+
+    def apply(self, cursor: Cursor[TupleRow], event: Event, position: int) -> None:
+        """Sends a statement, and learns from the server that it is there."""
+        del event, position
+        if self._sent:
+            cursor.execute("SELECT 'silencing'")
+            cursor.connection.pgconn.flush()
+            with self._database.cursor() as other:
+                seen = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = 'SELECT ''silencing'''"
+                while other.execute(seen).fetchone() == (0,):
+                    pass
+        self._line.fall_silent()
+
+    def clear(self, cursor: Cursor[TupleRow]) -> None:
+        """There is nothing."""
+
+
+def ledger(database: Database, *views: View) -> Ledger:
+    return Ledger(PostgresLedgerFactory(PostgresRecorder(database, [AccountsView(), *views])))
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_the_ledger_is_free_again_soon(conninfo: str, database: Database, *, sent: bool) -> None:
+    """Between two statements, and in the middle of a pipeline, for which no other limit of PostgreSQL holds."""
+    with Line(conninfo) as line, Database(line.conninfo, size_max=1) as silent:
+        errors: list[UnavailableError] = []
+
+        def fall_silent() -> None:
+            try:
+                ledger(silent, Silencing(line, database, sent=sent)).append(an_account(number=1))
+            except UnavailableError as error:
+                errors.append(error)
+
+        writer = Thread(target=fall_silent)
+        writer.start()
+        while not line.is_silent:
+            pass
+        assert ledger(database).append(an_account(number=2)) == 1
+        line.speak_again()
+        writer.join()
+        assert len(errors) == 1
