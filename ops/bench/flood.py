@@ -18,14 +18,16 @@ from typing import cast
 import uvloop
 
 HOST = "127.0.0.1"
+DRAIN_SECONDS = 0.5  # for the answers that are still to come, so that every attempt is counted
 
 
 class Flooder(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, requests: Iterator[bytes], statuses: Counter[str]) -> None:
+    def __init__(self, requests: Iterator[bytes], statuses: Counter[str], over: asyncio.Event) -> None:
         self._requests = requests
         self._statuses = statuses
+        self._over = over
         self._transport: asyncio.WriteTransport | None = None
         self._received = b""
 
@@ -40,7 +42,8 @@ class Flooder(asyncio.Protocol):
         if self._transport is not None and self._received.endswith(b"}}"):
             self._statuses[self._received[9:12].decode("ascii")] += 1
             self._received = b""
-            self._transport.write(next(self._requests))
+            if not self._over.is_set():
+                self._transport.write(next(self._requests))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Asks no more."""
@@ -53,11 +56,14 @@ async def flood(port: int, path: str, source: str, connections: int, seconds: fl
     head = f"GET {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nAuthorization: Bearer "
     requests = cycle([f"{head}{line}\r\n\r\n".encode("ascii") for line in lines])
     statuses: Counter[str] = Counter()
+    over = asyncio.Event()
     loop = asyncio.get_running_loop()
     for _ in range(connections):
-        await loop.create_connection(lambda: Flooder(requests, statuses), HOST, port, local_addr=(source, 0))
+        await loop.create_connection(lambda: Flooder(requests, statuses, over), HOST, port, local_addr=(source, 0))
     print("ready", flush=True)
     await asyncio.sleep(seconds)
+    over.set()
+    await asyncio.sleep(DRAIN_SECONDS)
     return statuses
 
 
