@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -38,6 +39,7 @@ from domain.errors import (
 
 DETAILS_MAX: Final = 50
 WORDS_CHARACTERS_MAX: Final = 200
+SHARED_MAX: Final = 256
 
 KINDS: Final[Mapping[type[KeyledgerError], tuple[HTTPStatus, str]]] = {
     MalformedError: (HTTPStatus.BAD_REQUEST, "BAD_REQUEST"),
@@ -145,9 +147,16 @@ def _answer(error: KeyledgerError, *, token_sent: bool) -> RenderedError:
     if kind is None:
         return INTERNAL_ERROR
     status, code = KINDS[kind]
-    details = error.problems if isinstance(error, InvalidError) else None
     headers = _headers(error, token_sent=token_sent)
-    return _rendered(status, code, error.message, details=details, headers=headers)
+    if isinstance(error, InvalidError):
+        return _rendered(status, code, error.message, details=error.problems, headers=headers)
+    return _shared(status, code, error.message, headers)
+
+
+@lru_cache(maxsize=SHARED_MAX)
+def _shared(status: HTTPStatus, code: str, message: str, headers: tuple[tuple[bytes, bytes], ...]) -> RenderedError:
+    # A flood is answered with the same few bytes again and again: they are made once.
+    return _rendered(status, code, message, headers=headers)
 
 
 def _edge(status: HTTPStatus) -> RenderedError:

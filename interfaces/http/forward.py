@@ -95,7 +95,8 @@ class Forward:
     def _refused(scope: HTTPScope, error: KeyledgerError, raw: bytes | None) -> RenderedError:
         answer = render(error, token_sent=raw is not None)
         headers = answer.headers + _NOBODY
-        if answer.status in _OWN_WORDS and b"nginx" in parse_qs(scope["query_string"]).get(b"dialect", ()):
+        query = scope["query_string"]
+        if query and answer.status in _OWN_WORDS and b"nginx" in parse_qs(query).get(b"dialect", ()):
             # nginx turns everything but 401 and 403 of a subrequest into a 500, and makes its headers known: by this
             # one its configuration gives the client the true status back.
             told = (b"x-keyledger-status", b"%d" % answer.status)
