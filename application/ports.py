@@ -285,6 +285,11 @@ class Attempts(Protocol):
 class AccessLog(Protocol):
     """The writer of access rows, one per serving process. Rows of one process are committed in order."""
 
+    @property
+    def queued(self) -> int:
+        """How many rows wait to be written."""
+        ...
+
     def submit(
         self, row: AccessRow, waiter: object, deliver: Callable[[Sequence[Any], UnavailableError | None], None]
     ) -> None:

@@ -25,6 +25,8 @@ from interfaces.http.request import AddressText, RequestRecord, credential_of, r
 
 NEED = "need"
 ENDPOINT_CHARACTERS_MAX = 512
+ROWS_BEHIND_MAX = 2_000
+PATIENCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +112,31 @@ class Gatekeeper:
         )
         return self.leave(row)
 
+    @property
+    def waits_for_rows(self) -> bool:
+        """Whether an answer waits for its row: always with `commit`; with `buffered` while the writer is behind.
+
+        So a writer that cannot keep up slows its callers down, in place of filling its queue until it refuses them.
+        """
+        return self.awaits_commit or self.access_log.queued > ROWS_BEHIND_MAX
+
     def leave(self, row: AccessRow) -> "asyncio.Future[None] | None":
         """As ``log``, for a row that is made."""
-        if not self.awaits_commit:
+        if not self.waits_for_rows:
             self.access_log.submit(row, None, _nobody_waits)
             return None
         loop = asyncio.get_running_loop()
         committed: asyncio.Future[None] = loop.create_future()
         self.access_log.submit(row, committed, _deliver_to(loop))
-        return committed
+        return committed if self.awaits_commit else asyncio.ensure_future(_within_patience(committed))
+
+
+async def _within_patience(committed: "asyncio.Future[None]") -> None:
+    # With `commit` the writer gives a row up in time; a buffered row it keeps, and only its answer is given up.
+    try:
+        await asyncio.wait_for(committed, PATIENCE_SECONDS)
+    except TimeoutError as error:
+        raise UnavailableError("The access log cannot keep up") from error
 
 
 class Gate:

@@ -56,7 +56,7 @@ class QuickForward:
         """Answers, or does nothing at all and says False."""
         started = perf_counter()
         raw = credential_of(scope)
-        if raw is None or self._keeper.awaits_commit:
+        if raw is None or self._keeper.waits_for_rows:
             return False
         client, client_ip = self._client(scope)
         keeper = self._keeper

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from domain.access import Plan
@@ -212,3 +214,31 @@ def test_a_stop_writes_what_is_buffered(conninfo: str, tmp_path: Path) -> None:
     ):
         assert [client.get("/api/campaigns").status for _ in range(50)] == [200] * 50
     assert own.rows("SELECT count(*) FROM usage.access_log") == [(50,)]
+
+
+def test_a_writer_that_is_behind_slows_its_callers_and_loses_no_row(conninfo: str, tmp_path: Path) -> None:
+    """`buffered` ends at 2,000 waiting rows: answers then wait for theirs, and are refused when those do not come.
+
+    When the writer writes again so is answered again, and each request has its one row, the refused one, too.
+    """
+    with (
+        serving(conninfo, tmp_path / "log", access_log_durability="buffered") as own,
+        own.client(own.back.key(own.back.account()).secret) as client,
+        psycopg.connect(conninfo) as other,
+    ):
+        statuses = [client.get("/auth/forward").status]
+        other.execute("LOCK TABLE usage.access_log IN ACCESS EXCLUSIVE MODE")
+        while statuses[-1] == HTTPStatus.OK:
+            assert len(statuses) < 5_000
+            statuses.append(client.get("/auth/forward").status)
+        assert statuses[-1] == HTTPStatus.SERVICE_UNAVAILABLE
+        assert len(statuses) > 2_000
+        other.rollback()
+
+        def is_answered() -> bool:
+            statuses.append(client.get("/auth/forward").status)
+            return statuses[-1] == HTTPStatus.OK
+
+        eventually(is_answered, "answered again")
+        count = "SELECT count(*) FROM usage.access_log"
+        eventually(lambda: own.rows(count) == [(len(statuses),)], "a row for each request")
