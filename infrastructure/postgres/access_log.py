@@ -31,6 +31,7 @@ TEXT_CHARACTERS_MAX = 512
 HEARTBEAT_SECONDS = 10.0
 PAUSE_SECONDS = (0.01, 0.05, 0.1, 0.2, 0.5)
 CLOSE_SECONDS = 5.0
+LOOK_SECONDS = 0.01
 STATEMENT_SECONDS = 5.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -185,8 +186,8 @@ class PostgresAccessLog:
         batch: list[_Queued] = []
         with suppress(Empty):
             entry = self._queue.get(timeout=HEARTBEAT_SECONDS)
-            if self._buffered and self._queue.qsize() < BATCH_ROWS_MAX:
-                self._closing.wait(self._flush_seconds)
+            if self._buffered:
+                self._wait_for_company()
             while entry is not None:
                 batch.append(entry)
                 if len(batch) == BATCH_ROWS_MAX:
@@ -194,6 +195,13 @@ class PostgresAccessLog:
                 entry = self._queue.get_nowait()
             self._ended.set()  # None is the last entry
         return batch
+
+    def _wait_for_company(self) -> None:
+        """Waits for a whole batch, and no longer than the flush: under load a batch is there much sooner."""
+        flush_at = time.monotonic() + self._flush_seconds
+        while self._queue.qsize() < BATCH_ROWS_MAX and time.monotonic() < flush_at:
+            if self._closing.wait(LOOK_SECONDS):
+                return
 
     def _write(self, batch: Sequence[_Queued]) -> None:
         """Writes the batch, or gives it up in time; either way its waiters are told."""

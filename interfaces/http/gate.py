@@ -25,7 +25,7 @@ from interfaces.http.request import AddressText, RequestRecord, credential_of, r
 
 NEED = "need"
 ENDPOINT_CHARACTERS_MAX = 512
-ROWS_BEHIND_MAX = 2_000
+ROWS_BEHIND_MAX = 4_000
 PATIENCE_SECONDS = 2.0
 
 
