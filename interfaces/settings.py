@@ -68,7 +68,7 @@ class Settings:
     """KEYLEDGER_LEASE_SECONDS: how long a serving process may believe its memory without asking PostgreSQL. Longer
     survives longer silences of the database; a revoke waits as long for a process that cannot be reached."""
     cache_keys: int = 100_000
-    """Keys that one serving process remembers, about a kilobyte each; the least recently used leave first."""
+    """Keys that one serving process remembers, about 2.4 kB each; the least recently used leave first."""
     log_format: LogFormat = "console"
     """`console` on a terminal, `json` otherwise, unless set."""
     supervisor: int | None = None
