@@ -17,7 +17,7 @@ from domain.access import Address, Feature, Scope
 from domain.credential import Environment, PresentedKey, parse_key
 from domain.errors import UnavailableError
 from domain.ids import AccountId, KeyId
-from domain.verdict import Attempt, KeyFacts, Verdict, judge
+from domain.verdict import Attempt, KeyFacts, Verdict, judge, open_until, permission
 
 BCRYPT_AT_ONCE = 2
 
@@ -111,8 +111,8 @@ class Authenticator:
         if not self._verified.is_fresh:
             return None
         known = self._verified.recall(self._verified.fingerprint(raw))
-        if known is None:
-            return None
+        if known is None or now < known.open_until:
+            return known
         attempt = Attempt(client, None, None, self._environments, None)
         return known if judge(known.facts, attempt, now) is Verdict.OK else None
 
@@ -157,9 +157,12 @@ class Authenticator:
     def _judged(
         self, known: VerifiedKey, need: Need, client: Address | None, environment: Environment | None
     ) -> Authentication:
-        facts = known.facts
-        attempt = Attempt(client, need.scope, need.feature, self._environments, environment)
-        return Authentication(judge(facts, attempt, self._clock.now()), facts, facts.key_id, known.key_hash)
+        facts, now = known.facts, self._clock.now()
+        if environment is None and now < known.open_until:
+            verdict = permission(facts, need.scope, need.feature)
+        else:
+            verdict = judge(facts, Attempt(client, need.scope, need.feature, self._environments, environment), now)
+        return Authentication(verdict, facts, facts.key_id, known.key_hash)
 
     def _read(self, raw: bytes, fingerprint: bytes, client: Address | None) -> _Reading:
         key_hash = self._hashes.log_hash(raw)
@@ -184,7 +187,7 @@ class Authenticator:
         return presented
 
     def _remembered(self, fingerprint: bytes, stored: StoredKey, key_hash: str) -> _Reading:
-        key = VerifiedKey(stored.facts, key_hash)
+        key = VerifiedKey(stored.facts, key_hash, open_until(stored.facts, self._environments))
         self._verified.remember(fingerprint, key, read_at=stored.read_at)
         return _Reading(key, stored.read_at)
 

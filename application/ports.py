@@ -250,11 +250,28 @@ class Campaigns(Protocol):
         ...
 
 
-class AccessRow(NamedTuple):
-    """One request to a protected route, as the access log keeps it: no body, no query, no credential.
+class AccessKind(NamedTuple):
+    """What requests to a protected route have in common when they are alike; made once for many of them.
 
     ``outcome`` is the verdict's text; ``key_id`` the id that was presented, also when the credential was refused
     (it may then belong to nobody); ``key_hash`` the keyed hash of the credential, None when none was sent.
+    """
+
+    method: str
+    endpoint: str
+    status: int
+    outcome: str
+    accepted: bool
+    key_id: KeyId | None
+    account_id: AccountId | None
+    key_hash: str | None
+    client_ip: str | None
+
+
+class AccessRow(NamedTuple):
+    """One request to a protected route, as the access log keeps it: no body, no query, no credential.
+
+    Its fields between the time and the id are those of `AccessKind`.
     """
 
     occurred_at: datetime
@@ -291,9 +308,14 @@ class AccessLog(Protocol):
         ...
 
     def submit(
-        self, row: AccessRow, waiter: object, deliver: Callable[[Sequence[Any], UnavailableError | None], None]
+        self,
+        kind: AccessKind,
+        occurred_at: datetime,
+        request_id: str,
+        waiter: object,
+        deliver: Callable[[Sequence[Any], UnavailableError | None], None],
     ) -> None:
-        """Queues the row; UnavailableError at once when the queue is full.
+        """Queues the request's row; UnavailableError at once when the queue is full.
 
         ``deliver`` is called once for each batch, in another thread, with the batch's waiters and None when their rows
         are committed, or the error when they were given up.

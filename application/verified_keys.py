@@ -10,10 +10,11 @@ slow read from before the change cannot put the key back afterwards.
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from threading import Lock
 
 from application.imported_keys import ImportedPrefixes
-from domain.verdict import KeyFacts
+from domain.verdict import NEVER, KeyFacts
 
 TOMBSTONES_MAX = 10_000
 
@@ -24,6 +25,8 @@ class VerifiedKey:
 
     facts: KeyFacts
     key_hash: str
+    open_until: datetime = NEVER
+    """As `verdict.open_until` has it for the environments of this server."""
 
 
 @dataclass(frozen=True, slots=True)

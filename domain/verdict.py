@@ -5,7 +5,7 @@ grammar → tag → known → proof          settled before, as each needs the o
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -94,9 +94,34 @@ class Attempt(NamedTuple):
     """The one that the caller of a verification demands; None: any."""
 
 
+NEVER = datetime.min.replace(tzinfo=UTC)
+ALWAYS = datetime.max.replace(tzinfo=UTC)
+
+
 def judge(facts: KeyFacts, attempt: Attempt, now: datetime) -> Verdict:
     """The verdict on a key whose grammar, tag, existence and proof were found good."""
-    return _ended(facts, now) or _misplaced(facts, attempt) or _not_permitted(facts, attempt) or Verdict.OK
+    return _ended(facts, now) or _misplaced(facts, attempt) or permission(facts, attempt.scope, attempt.feature)
+
+
+def open_until(facts: KeyFacts, environments: frozenset[Environment]) -> datetime:
+    """The instant before which `judge` comes to ``permission`` at once, whoever asks and from wherever.
+
+    So it can be worked out once for a key that is remembered. ``NEVER``: the client, or the time, has to be asked.
+    """
+    if facts.networks is not None or _misplaced(facts, Attempt(None, None, None, environments, None)):
+        return NEVER
+    if _ended(facts, NEVER):
+        return NEVER
+    return min(facts.expires_at or ALWAYS, facts.retires_at or ALWAYS)
+
+
+def permission(facts: KeyFacts, scope: Scope | None, feature: Feature | None) -> Verdict:
+    """The last of the checks: whether the bearer of a key that is good may do this."""
+    if facts.scopes is not None and scope is not None and not facts.scopes.allows(scope):
+        return Verdict.INSUFFICIENT_SCOPE
+    if feature is not None and not facts.plan.includes(feature):
+        return Verdict.PLAN_LACKS_FEATURE
+    return Verdict.OK
 
 
 def _ended(facts: KeyFacts, now: datetime) -> Verdict | None:
@@ -119,12 +144,4 @@ def _misplaced(facts: KeyFacts, attempt: Attempt) -> Verdict | None:
     networks = facts.networks
     if networks is not None and (attempt.client is None or not networks.contains(attempt.client)):
         return Verdict.FORBIDDEN_NETWORK
-    return None
-
-
-def _not_permitted(facts: KeyFacts, attempt: Attempt) -> Verdict | None:
-    if facts.scopes is not None and attempt.scope is not None and not facts.scopes.allows(attempt.scope):
-        return Verdict.INSUFFICIENT_SCOPE
-    if attempt.feature is not None and not facts.plan.includes(attempt.feature):
-        return Verdict.PLAN_LACKS_FEATURE
     return None

@@ -38,6 +38,7 @@ _BASE62_PAIRS = [(first + second).encode("ascii") for first in BASE62 for second
 _CURSOR_MAC_BYTES = 16
 _HASH_BYTES = 32
 _HMAC_BLOCK_BYTES = 64
+_FINGERPRINT_BYTES = 16
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 
@@ -87,6 +88,24 @@ class _Mac:
         outer = self._outer.copy()
         outer.update(inner.digest())
         return outer.digest()
+
+
+class Fingerprints:
+    """Names credentials in one process's memory: BLAKE2b (RFC 7693) under a key that lives as long as the process.
+
+    Half the time of the HMAC of a receipt, which is a tenth of checking a remembered key.
+    """
+
+    __slots__ = ("_keyed",)
+
+    def __init__(self, key: bytes) -> None:
+        self._keyed: Final = hashlib.blake2b(key=key, digest_size=_FINGERPRINT_BYTES)
+
+    def of(self, raw: bytes) -> bytes:
+        """16 bytes, the same for the same credential."""
+        keyed = self._keyed.copy()
+        keyed.update(raw)
+        return keyed.digest()
 
 
 class SecretRing:

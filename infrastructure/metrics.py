@@ -1,30 +1,38 @@
 """What a process counts of itself, in memory: requests, jobs, and the sizes of what it holds.
 
-A request costs the hot path one append; adding up is done once a second, by the thread that tells PostgreSQL. Labels
-are bounded: route templates, statuses, verdicts and job names, and never a key, an account or an address.
+Requests are added up in batches, by the thread that writes their lines (`infrastructure/request_log.py`). Labels are
+bounded: route templates, statuses, verdicts and job names, and never a key, an account or an address.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
+from threading import Lock
 from typing import Final
 
 BUCKETS_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-RequestKind = tuple[str, int, str]
-"""Route template, status, outcome; an empty text where there is none."""
+_BUCKETS_MS: Final = tuple(seconds * 1000 for seconds in BUCKETS_SECONDS)
 
 
 class Metrics:
     """One process's counters, which only grow, and gauges, which are asked when they are told."""
 
     def __init__(self) -> None:
-        self._requests: list[tuple[RequestKind, float]] = []
-        self.count_request = self._requests.append
-        """Counts a request: its kind, and its milliseconds. From any thread."""
+        self._requests: dict[tuple[str, int, str, int], int] = defaultdict(int)  # the last is the duration's bucket
+        self._milliseconds: dict[str, float] = defaultdict(float)
+        self._lock = Lock()
         self._jobs: list[tuple[str, str, float]] = []
         self._counters: dict[str, float] = defaultdict(float)
         self._gauges: dict[str, Callable[[], float]] = {}
         self._totals: dict[str, Callable[[], float]] = {}
+
+    def count_requests(self, requests: Iterable[tuple[str, int, str, float]]) -> None:
+        """Counts requests: route template, status, outcome, milliseconds; an empty text where there is none."""
+        with self._lock:
+            for route, status, outcome, milliseconds in requests:
+                self._requests[route, status, outcome, bisect_left(_BUCKETS_MS, milliseconds)] += 1
+                self._milliseconds[route] += milliseconds
 
     def count_job(self, name: str, result: str, seconds: float) -> None:
         """Counts a run of a job; ``result`` is ``done``, ``postponed`` or ``failed``."""
@@ -43,32 +51,24 @@ class Metrics:
 
     def counters(self) -> dict[str, float]:
         """The counters up to now; called by one thread alone."""
-        self._add_requests()
         self._add_jobs()
-        return self._counters | {series: read() for series, read in self._totals.items()}
+        return self._counters | self._request_counters() | {series: read() for series, read in self._totals.items()}
 
-    def _add_requests(self) -> None:
-        # What is appended meanwhile stays behind these: both steps are single ones of the interpreter.
-        taken = self._requests[:]
-        del self._requests[: len(taken)]
-        milliseconds: dict[RequestKind, list[float]] = defaultdict(list)
-        for kind, duration in taken:
-            milliseconds[kind].append(duration)
-        for (route, status, outcome), durations in milliseconds.items():
-            self._counters[f'keyledger_requests_total{{route="{route}",status="{status}",outcome="{outcome}"}}'] += len(
-                durations
-            )
-            self._add_durations(route, durations)
-
-    def _add_durations(self, route: str, milliseconds: list[float]) -> None:
-        milliseconds.sort()
+    def _request_counters(self) -> dict[str, float]:
+        with self._lock:
+            requests, milliseconds = self._requests.copy(), self._milliseconds.copy()
+        counters: dict[str, float] = defaultdict(float)
+        buckets: dict[str, list[int]] = defaultdict(lambda: [0] * (len(BUCKETS_SECONDS) + 1))
+        for (route, status, outcome, bucket), count in requests.items():
+            counters[f'keyledger_requests_total{{route="{route}",status="{status}",outcome="{outcome}"}}'] += count
+            buckets[route][bucket] += count
         name = "keyledger_request_seconds"
-        for seconds in BUCKETS_SECONDS:
-            below = bisect_right(milliseconds, seconds * 1000)
-            self._counters[f'{name}_bucket{{route="{route}",le="{seconds}"}}'] += below
-        self._counters[f'{name}_bucket{{route="{route}",le="+Inf"}}'] += len(milliseconds)
-        self._counters[f'{name}_count{{route="{route}"}}'] += len(milliseconds)
-        self._counters[f'{name}_sum{{route="{route}"}}'] += sum(milliseconds) / 1000
+        for route, counts in buckets.items():
+            for bound, below in zip((*BUCKETS_SECONDS, "+Inf"), accumulate(counts), strict=True):
+                counters[f'{name}_bucket{{route="{route}",le="{bound}"}}'] = below
+            counters[f'{name}_count{{route="{route}"}}'] = sum(counts)
+            counters[f'{name}_sum{{route="{route}"}}'] = milliseconds[route] / 1000
+        return counters
 
     def _add_jobs(self) -> None:
         taken = self._jobs[:]

@@ -59,12 +59,16 @@ class RequestIds:
     """
 
     def __init__(self, entropy: SystemEntropy) -> None:
-        self._process = entropy.new(RequestId).removeprefix("req_")[:_PROCESS_CHARACTERS]
+        self._beginning = f"req_{entropy.new(RequestId).removeprefix('req_')[:_PROCESS_CHARACTERS]}"
         self._numbers = count()
 
     def new(self) -> RequestId:
         """The next id."""
-        return RequestId(f"req_{self._process}{next(self._numbers):0{_NUMBER_DIGITS}d}")
+        return RequestId(self.text())
+
+    def text(self) -> str:
+        """The next id, as plain text: half the time, and what is written of it is written without a detour."""
+        return f"{self._beginning}{next(self._numbers):010d}"
 
 
 def spare_long_lived_objects() -> None:

@@ -35,9 +35,9 @@ from domain.errors import UnavailableError
 from domain.ids import RequestId, RunId
 from infrastructure.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
-from infrastructure.hashing import BcryptVerifier, SecretFileError, SecretRing, load_or_create
+from infrastructure.hashing import BcryptVerifier, Fingerprints, SecretFileError, SecretRing, load_or_create
 from infrastructure.metrics import Metrics
-from infrastructure.observability import SERVER_LOGGING, assert_redacting, configure_logging, log_request
+from infrastructure.observability import SERVER_LOGGING, assert_redacting, configure_logging
 from infrastructure.postgres.access_log import PostgresAccessLog
 from infrastructure.postgres.access_log_partitions import AccessLogPartitions
 from infrastructure.postgres.accounts import AccountsView, PostgresAccounts
@@ -260,7 +260,7 @@ class OpenGate:
     keeper: Gatekeeper
     verified: VerifiedKeys
     metrics: Metrics
-    new_request_id: Callable[[], RequestId]
+    new_request_id: Callable[[], str]
 
 
 def open_gate(core: Core, stack: ExitStack) -> OpenGate:
@@ -283,7 +283,9 @@ def open_gate(core: Core, stack: ExitStack) -> OpenGate:
             window=settings.settlement_window,
         )
     )
-    verified = VerifiedKeys(capacity=settings.cache_keys, fingerprint=core.ring.receipt, elapsed=elapsed)
+    verified = VerifiedKeys(
+        capacity=settings.cache_keys, fingerprint=Fingerprints(core.entropy.bytes(32)).of, elapsed=elapsed
+    )
     stack.enter_context(
         LedgerFollower(conninfo, keys=verified, clock=core.clock, lease=settings.lease, process_id=run_id, host=host)
     )
@@ -316,7 +318,7 @@ def open_gate(core: Core, stack: ExitStack) -> OpenGate:
         totals={"keyledger_key_lookups_total": lambda: authenticator.look_ups},
     )
     stack.enter_context(MetricsTeller(conninfo, metrics, process_id=run_id))
-    return OpenGate(keeper, verified, metrics, RequestIds(core.entropy).new)
+    return OpenGate(keeper, verified, metrics, RequestIds(core.entropy).text)
 
 
 def http_app() -> ASGIApp:
@@ -337,8 +339,7 @@ def http_app() -> ASGIApp:
             health=PostgresHealth(core.database, gate.verified),
             cursors=core.ring,
             new_request_id=gate.new_request_id,
-            log_request=_request_line(settings, stack),
-            count_request=gate.metrics.count_request,
+            log_request=_request_line(settings, gate.metrics, stack),
             metrics_door=MetricsDoor(PostgresMetrics(core.database).scrape, settings.metrics_networks),
             trusted_proxies=settings.trusted_proxies,
             body_bytes_max=settings.body_bytes_max,
@@ -349,10 +350,9 @@ def http_app() -> ASGIApp:
         return app
 
 
-def _request_line(settings: Settings, stack: ExitStack) -> RequestLine:
-    if settings.log_format == "console":
-        return log_request
-    return stack.enter_context(RequestLog(sys.stderr, service="serve")).write
+def _request_line(settings: Settings, metrics: Metrics, stack: ExitStack) -> RequestLine:
+    stream = None if settings.log_format == "console" else sys.stderr.buffer
+    return stack.enter_context(RequestLog(count=metrics.count_requests, stream=stream, service="serve")).write
 
 
 def jobs(core: Core) -> dict[str, Job]:

@@ -1,6 +1,6 @@
 """The access log's writer: one thread, one connection, one statement for whatever is queued (group commit).
 
-Exactly once, whatever breaks: rows are numbered in their run, and ``usage.write_rows`` moves the run from the last
+Exactly once, whatever breaks: rows are numbered in their run, and ``usage.write_batch`` moves the run from the last
 number written to the batch's last one, or does nothing. A batch whose outcome is unknown is simply sent again: if its
 first try was committed, or still holds the row's lock and then commits, the second finds the run moved on and writes
 nothing. Numbers are never given twice, so a batch that was given up and commits after all does no harm either.
@@ -14,14 +14,14 @@ from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 from threading import Event as Flag
 from threading import Thread
-from typing import Any, Literal, NamedTuple, Self, cast
+from typing import Any, Literal, Self, cast
 
 import psycopg
 import structlog
 from psycopg.abc import RV, PQGen
 from psycopg.rows import TupleRow
 
-from application.ports import AccessRow, Entropy
+from application.ports import AccessKind, AccessRow, Entropy
 from domain.errors import UnavailableError
 from domain.ids import RunId
 
@@ -41,11 +41,10 @@ Durability = Literal["commit", "buffered"]
 Deliver = Callable[[Sequence[Any], UnavailableError | None], None]
 
 
-class _Queued(NamedTuple):
-    row: AccessRow
-    at: float  # monotonic seconds
-    waiter: Any
-    deliver: Deliver
+# What is queued of a request: a plain tuple, as naming its fields takes longer than queueing it.
+_Queued = tuple[AccessKind, datetime, str, Any, Deliver, float]
+"""Kind, time, request id, waiter, deliver, and when it was queued (monotonic seconds)."""
+_OCCURRED_AT, _WAITER, _DELIVER, _QUEUED_AT = 1, 3, 4, 5
 
 
 class _Connection(psycopg.Connection[TupleRow]):
@@ -67,11 +66,11 @@ class PostgresAccessLog:
     """
 
     WRITE = """
-        SELECT usage.write_rows(
+        SELECT usage.write_batch(
             %(run)s, %(before)s, %(through)s, %(at)s, %(window_ends)s,
-            %(salts)s::bytea[], %(instants)s::timestamptz[], %(methods)s::text[], %(endpoints)s::text[],
-            %(statuses)s::smallint[], %(outcomes)s::text[], %(accepts)s::boolean[], %(keys)s::text[],
-            %(accounts)s::text[], %(hashes)s::text[], %(clients)s::text[], %(requests)s::text[])
+            %(salts)s, %(instants)s::timestamptz[], %(requests)s::text[], %(kinds)s::integer[],
+            %(methods)s::text[], %(endpoints)s::text[], %(statuses)s::smallint[], %(outcomes)s::text[],
+            %(accepts)s::boolean[], %(keys)s::text[], %(accounts)s::text[], %(hashes)s::text[], %(clients)s::text[])
     """
     WHERE_RUN_IS = """
         SELECT (SELECT written_through FROM usage.writers WHERE run_id = %(run)s),
@@ -136,14 +135,15 @@ class PostgresAccessLog:
 
     def write(self, row: AccessRow) -> "Future[None]":
         """Queues the row; UnavailableError at once when the queue is full or closed, in the future when given up."""
+        kind = AccessKind(*row[1:-1])
         if self._buffered:
-            self.submit(row, None, _nobody_waits)
+            self.submit(kind, row.occurred_at, row.request_id, None, _nobody_waits)
             return _DONE
         future: Future[None] = Future()
-        self.submit(row, future, _complete)
+        self.submit(kind, row.occurred_at, row.request_id, future, _complete)
         return future
 
-    def submit(self, row: AccessRow, waiter: Any, deliver: Deliver) -> None:
+    def submit(self, kind: AccessKind, occurred_at: datetime, request_id: str, waiter: Any, deliver: Deliver) -> None:
         """As `write`, for many waiters: ``deliver`` is called once for a batch with its waiters and None or the error.
 
         A ``waiter`` of None is nobody, and is not told.
@@ -154,7 +154,7 @@ class PostgresAccessLog:
         """
         if self._closing.is_set() or self._queue.qsize() >= self._queue_rows_max:
             raise UnavailableError("The access log cannot take the request")
-        self._queue.put(_Queued(row, time.monotonic(), waiter, deliver))
+        self._queue.put((kind, occurred_at, request_id, waiter, deliver, time.monotonic()))
         if self._ended.is_set():
             self._refuse([])
 
@@ -205,10 +205,12 @@ class PostgresAccessLog:
 
     def _write(self, batch: Sequence[_Queued]) -> None:
         """Writes the batch, or gives it up in time; either way its waiters are told."""
-        values = _values([queued.row for queued in batch], self._entropy, self._window)
+        values = _values(batch, self._entropy, self._window)
         failures = 0
         while True:
-            give_up_at = self._close_at if self._buffered else min(batch[0].at + self._patience, self._close_at)
+            give_up_at = (
+                self._close_at if self._buffered else min(batch[0][_QUEUED_AT] + self._patience, self._close_at)
+            )
             try:
                 self._commit(len(batch), values, give_up_at)
             except psycopg.Error as error:
@@ -258,7 +260,7 @@ class PostgresAccessLog:
     def _make_partitions(self, batch: Sequence[_Queued]) -> None:
         """For a day without its partition: the leader, who makes them ahead, was away, or a clock was set."""
         with suppress(psycopg.Error):  # the next try of the batch fails, too, and is dealt with there
-            for day in sorted({queued.row.occurred_at.astimezone(UTC).date() for queued in batch}):
+            for day in sorted({queued[_OCCURRED_AT].astimezone(UTC).date() for queued in batch}):
                 self._connected().execute(self.ENSURE_PARTITION, {"day": day})
 
     def _succeed_run(self) -> None:
@@ -307,9 +309,8 @@ def _reason(error: psycopg.Error) -> str:
 def _tell(batch: Iterable[_Queued], error: UnavailableError | None) -> None:
     waiters: dict[Deliver, list[Any]] = {}
     for queued in batch:
-        if queued.waiter is None:
-            continue
-        waiters.setdefault(queued.deliver, []).append(queued.waiter)
+        if queued[_WAITER] is not None:
+            waiters.setdefault(queued[_DELIVER], []).append(queued[_WAITER])
     for deliver, those in waiters.items():
         deliver(those, error)
 
@@ -344,17 +345,23 @@ def _row(cursor: psycopg.Cursor[TupleRow]) -> TupleRow:
     return row
 
 
-def _values(rows: Sequence[AccessRow], entropy: Entropy, window: timedelta) -> dict[str, Any]:
+def _values(batch: Sequence[_Queued], entropy: Entropy, window: timedelta) -> dict[str, Any]:
     """The arguments of one statement, each column an array literal: a quarter of what psycopg's lists cost."""
-    at = rows[-1].occurred_at
-    salts = entropy.bytes(SALT_BYTES * len(rows)).hex()
-    width = 2 * SALT_BYTES
-    columns = dict(zip(AccessRow._fields, zip(*rows, strict=True), strict=True))
+    kinds, instants, requests, *_ = zip(*batch, strict=True)
+    # Requests that are alike share the very object. Two that are equal only cost a place more.
+    distinct: dict[int, AccessKind] = {id(kind): kind for kind in kinds}
+    places = {identity: str(place) for place, identity in enumerate(distinct, start=1)}
+    columns: dict[str, tuple[Any, ...]] = dict(
+        zip(AccessKind._fields, zip(*distinct.values(), strict=True), strict=True)
+    )
+    at = instants[-1]
     return {
         "at": at,
         "window_ends": _EPOCH + ((at - _EPOCH) // window + 1) * window,
-        "salts": _array(f'"\\\\x{salts[start : start + width]}"' for start in range(0, len(salts), width)),
-        "instants": _array(f'"{instant.isoformat()}"' for instant in columns["occurred_at"]),
+        "salts": entropy.bytes(SALT_BYTES * len(batch)),
+        "instants": _array([instant.isoformat() for instant in instants]),
+        "requests": _texts(requests),
+        "kinds": _array([places[id(kind)] for kind in kinds]),
         "methods": _texts(columns["method"]),
         "endpoints": _texts(columns["endpoint"]),
         "statuses": _array(map(str, columns["status"])),
@@ -364,7 +371,6 @@ def _values(rows: Sequence[AccessRow], entropy: Entropy, window: timedelta) -> d
         "accounts": _texts(columns["account_id"]),
         "hashes": _texts(columns["key_hash"]),
         "clients": _texts(columns["client_ip"]),
-        "requests": _texts(columns["request_id"]),
     }
 
 

@@ -14,11 +14,10 @@ from application.campaigns import CampaignManagement
 from application.keys import KeyManagement
 from application.ports import Cursors, Health
 from application.usage_reports import UsageReports
-from domain.ids import RequestId
 from interfaces.http.body import JsonRequest
 from interfaces.http.caller import caller_dependencies
 from interfaces.http.campaigns import campaigns_router
-from interfaces.http.edge import CountRequest, Edge, RequestLine
+from interfaces.http.edge import Edge, RequestLine
 from interfaces.http.errors import EXCEPTION_HANDLERS
 from interfaces.http.forward import PATH as FORWARD_PATH
 from interfaces.http.forward import Forward
@@ -43,9 +42,8 @@ class HttpServices:
     usage_reports: UsageReports
     health: Health
     cursors: Cursors
-    new_request_id: Callable[[], RequestId]
+    new_request_id: Callable[[], str]
     log_request: RequestLine
-    count_request: CountRequest
     metrics_door: MetricsDoor
     trusted_proxies: TrustedProxies
     body_bytes_max: int
@@ -107,15 +105,14 @@ def create_app(services: HttpServices) -> ASGIApp:
         new_request_id=services.new_request_id,
         trusted_proxies=services.trusted_proxies,
         address_text=services.gatekeeper.address_text,
+        clock=services.gatekeeper.clock,
         log_request=services.log_request,
-        count_request=services.count_request,
     )
     quick = QuickForward(
         services.gatekeeper,
         trusted_proxies=services.trusted_proxies,
         new_request_id=services.new_request_id,
         log_request=services.log_request,
-        count_request=services.count_request,
     )
 
     async def door(scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,6 +9,7 @@ from litestar.di import NamedDependency, Provide
 from application.ports import Clock
 from domain.errors import InvalidError
 from domain.events import Origin
+from domain.ids import RequestId
 from domain.verdict import KeyFacts
 from interfaces.http.request import record_of
 
@@ -26,7 +27,7 @@ def caller_dependencies(clock: Clock) -> dict[str, Provide]:
 
     def provide_origin(request: Request[Any, Any, Any]) -> Origin:
         record = record_of(request.scope)
-        return Origin(f"key:{record.caller.key_id}", record.request_id, clock.now())
+        return Origin(f"key:{record.caller.key_id}", RequestId(record.request_id), clock.now())
 
     return {
         "caller": Provide(provide_caller, sync_to_thread=False),

@@ -7,13 +7,12 @@ from typing import Any, cast
 import structlog
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
-from domain.ids import RequestId
+from application.ports import Clock
 from interfaces.http.errors import INTERNAL_ERROR
 from interfaces.http.forward import PATH as FORWARD_PATH
 from interfaces.http.request import AddressText, RequestRecord, TrustedProxies, client_of, keep_record
 
 RequestLine = Callable[..., None]
-CountRequest = Callable[[tuple[tuple[str, int, str], float]], None]
 log = structlog.get_logger()
 
 
@@ -24,18 +23,18 @@ class Edge:
         self,
         app: ASGIApp,
         *,
-        new_request_id: Callable[[], RequestId],
+        new_request_id: Callable[[], str],
         trusted_proxies: TrustedProxies,
         address_text: AddressText,
+        clock: Clock,
         log_request: RequestLine,
-        count_request: CountRequest,
     ) -> None:
         self._app = app
         self._new_request_id = new_request_id
         self._trusted_proxies = trusted_proxies
         self._address_text = address_text
+        self._now = clock.now
         self._log_request = log_request
-        self._count_request = count_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request; anything but HTTP goes through untouched."""
@@ -70,16 +69,16 @@ class Edge:
         outcome = None if authentication is None else authentication.verdict
         if route is None and outcome is not None:
             route = FORWARD_PATH  # the one door that asks for a key outside the framework
-        self._count_request(((route or "", status, outcome or ""), duration_ms))
         self._log_request(
-            method=scope["method"],
-            path=scope["path"],
-            route=cast("dict[str, Any]", scope).get("path_template"),
-            status=status,
-            duration_ms=duration_ms,
-            request_id=record.request_id,
-            key_id=None if authentication is None else authentication.key_id,
-            account_id=None if authentication is None else authentication.account_id,
-            outcome=outcome,
-            client_ip=record.client_ip,
+            self._now(),
+            scope["method"],
+            scope["path"],
+            route,
+            status,
+            duration_ms,
+            record.request_id,
+            None if authentication is None else authentication.key_id,
+            None if authentication is None else authentication.account_id,
+            outcome,
+            record.client_ip,
         )

@@ -7,7 +7,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache, partial
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from application.attempts import AttemptLimiter
 from application.authentication import Authentication, Authenticator, Need
-from application.ports import AccessLog, AccessRow, Clock
+from application.ports import AccessKind, AccessLog, Clock
 from domain.access import Address
 from domain.credential import Environment, without_secrets
 from domain.errors import ForbiddenError, KeyledgerError, RateLimitedError, UnauthenticatedError, UnavailableError
@@ -25,8 +26,45 @@ from interfaces.http.request import AddressText, RequestRecord, credential_of, r
 
 NEED = "need"
 ENDPOINT_CHARACTERS_MAX = 512
+KINDS_MAX = 10_000
 ROWS_BEHIND_MAX = 4_000
 PATIENCE_SECONDS = 2.0
+
+
+class AccessKinds:
+    """The kinds of access rows that were made of late: most requests are like one before."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[Any, ...], AccessKind] = {}
+
+    def of(
+        self, authentication: Authentication, method: str, endpoint: str, status: int, client_ip: str | None
+    ) -> AccessKind:
+        """The kind of a request; ``client_ip`` as it is logged."""
+        asked = (authentication.key_hash, authentication.verdict, method, endpoint, status, client_ip)
+        kind = self._kinds.get(asked)
+        if kind is None:
+            kind = AccessKind(
+                method,
+                # People put keys into addresses. Cut afterwards: a cut key might not be known as one.
+                without_secrets(endpoint)[:ENDPOINT_CHARACTERS_MAX],
+                status,
+                authentication.verdict,
+                authentication.verdict is Verdict.OK,
+                authentication.key_id,
+                authentication.account_id,
+                authentication.key_hash,
+                client_ip,
+            )
+            if kind.endpoint == endpoint and authentication.facts is not None:
+                # Of a key that is known alone: what anybody can make up is not remembered.
+                self._remember(asked, kind)
+        return kind
+
+    def _remember(self, asked: tuple[Any, ...], kind: AccessKind) -> None:
+        if len(self._kinds) >= KINDS_MAX:
+            self._kinds.clear()
+        self._kinds[asked] = kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +85,7 @@ class Gatekeeper:
     """Apart from the look-ups: a flood of forged keys must not stand in the way of good ones."""
     foreign_threads: Executor
     """Where credentials are looked up that do not bear our tag and may be imported keys; apart for the same reason."""
+    kinds: AccessKinds = field(default_factory=AccessKinds)
 
     async def look_up(
         self, raw: bytes, *, need: Need, client: Address | None, environment: Environment | None = None
@@ -96,21 +135,8 @@ class Gatekeeper:
 
         UnavailableError, here or when awaited, when the row cannot be left.
         """
-        row = AccessRow(
-            self.clock.now(),
-            method,
-            # People put keys into addresses. Cut afterwards: a cut key might not be known as one.
-            without_secrets(endpoint)[:ENDPOINT_CHARACTERS_MAX],
-            status,
-            authentication.verdict,
-            authentication.verdict is Verdict.OK,
-            authentication.key_id,
-            authentication.account_id,
-            authentication.key_hash,
-            self.address_text(client),
-            request_id,
-        )
-        return self.leave(row)
+        kind = self.kinds.of(authentication, method, endpoint, status, self.address_text(client))
+        return self.leave(kind, self.clock.now(), request_id)
 
     @property
     def waits_for_rows(self) -> bool:
@@ -120,14 +146,14 @@ class Gatekeeper:
         """
         return self.awaits_commit or self.access_log.queued > ROWS_BEHIND_MAX
 
-    def leave(self, row: AccessRow) -> "asyncio.Future[None] | None":
-        """As ``log``, for a row that is made."""
+    def leave(self, kind: AccessKind, occurred_at: datetime, request_id: str) -> "asyncio.Future[None] | None":
+        """As ``log``, for a row whose kind is known."""
         if not self.waits_for_rows:
-            self.access_log.submit(row, None, _nobody_waits)
+            self.access_log.submit(kind, occurred_at, request_id, None, _nobody_waits)
             return None
         loop = asyncio.get_running_loop()
         committed: asyncio.Future[None] = loop.create_future()
-        self.access_log.submit(row, committed, _deliver_to(loop))
+        self.access_log.submit(kind, occurred_at, request_id, committed, _deliver_to(loop))
         return committed if self.awaits_commit else asyncio.ensure_future(_within_patience(committed))
 
 

@@ -13,7 +13,6 @@ from litestar.types import Scope
 from application.authentication import Authentication
 from domain.access import Address, parse_address
 from domain.credential import CREDENTIAL_BYTES_MAX
-from domain.ids import RequestId
 from domain.verdict import KeyFacts
 from interfaces.settings import ClientIp
 
@@ -32,7 +31,7 @@ class RequestRecord:
     ``client`` is None when the address is not known; ``authentication`` is None on routes that ask for no key.
     """
 
-    request_id: RequestId
+    request_id: str
     client: Address | None
     client_ip: str | None
     """``client`` as it is logged."""
@@ -66,9 +65,12 @@ def credential_of(scope: Scope) -> bytes | None:
     values = [value for name, value in scope["headers"] if name == b"authorization"]
     if not values:
         return None
-    if len(values) > 1 or len(values[0]) > CREDENTIAL_BYTES_MAX:
+    value = values[0]
+    if len(values) > 1 or len(value) > CREDENTIAL_BYTES_MAX:
         return b""
-    scheme, _, token = values[0].partition(b" ")
+    if value.startswith(b"Bearer "):  # as nearly everybody writes it
+        return value[7:].strip(b" ")
+    scheme, _, token = value.partition(b" ")
     return token.strip(b" ") if scheme.lower() == b"bearer" else b""
 
 

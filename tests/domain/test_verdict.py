@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from domain.access import Feature, Networks, Plan, Scope, Scopes
 from domain.credential import Environment
 from domain.ids import AccountId, KeyId
-from domain.verdict import Attempt, KeyFacts, Verdict, judge
+from domain.verdict import ALWAYS, Attempt, KeyFacts, Verdict, judge, open_until, permission
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 INSTANT = timedelta(microseconds=1)
@@ -131,3 +131,40 @@ def test_a_key_without_scopes_has_full_access() -> None:
     """No scopes at all is every scope."""
     for scope in ("keys:write", "audit:*"):
         assert judge(ACCEPTED, ATTEMPT._replace(scope=Scope.parse(scope)), NOW) is Verdict.OK
+
+
+INSTANTS = st.none() | st.integers(-24 * 3600, 24 * 3600).map(lambda seconds: NOW + timedelta(seconds=seconds))
+
+
+@given(
+    st.sets(st.integers(0, len(REASONS) - 1)),
+    INSTANTS,
+    INSTANTS,
+    st.sampled_from([None, ip_address("203.0.113.7"), ip_address("198.51.100.7")]),
+    st.sampled_from([None, Scope.parse("campaigns:write"), Scope.parse("campaigns:read")]),
+    st.sampled_from([None, *Feature]),
+)
+def test_until_it_has_to_be_asked_the_verdict_is_the_permission(  # noqa: PLR0913, PLR0917 - all that a verdict follows from
+    chosen: set[int],
+    expires_at: datetime | None,
+    retires_at: datetime | None,
+    client: IPv4Address | None,
+    scope: Scope | None,
+    feature: Feature | None,
+) -> None:
+    """What is worked out once for a remembered key is what `judge` says each time, to the very instant."""
+    facts = replace(ACCEPTED, expires_at=expires_at, retires_at=retires_at)
+    for index in chosen:
+        facts = replace(facts, **REASONS[index][1])
+    attempt = ATTEMPT._replace(client=client, scope=scope, feature=feature)
+    until = open_until(facts, ATTEMPT.environments)
+    for now in (NOW - timedelta(days=1), NOW, NOW + timedelta(days=1), until - INSTANT if until.year > 1 else NOW):
+        if now < until:
+            assert judge(facts, attempt, now) is permission(facts, scope, feature)
+
+
+def test_a_key_without_an_end_is_open_for_ever_and_one_that_ends_until_then() -> None:
+    """The usual key need not be judged each time: its expiry or the end of its grace says how long."""
+    assert open_until(ACCEPTED, ATTEMPT.environments) == ALWAYS
+    ending = replace(ACCEPTED, expires_at=NOW + INSTANT, retires_at=NOW)
+    assert open_until(ending, ATTEMPT.environments) == NOW

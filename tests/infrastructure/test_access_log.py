@@ -12,10 +12,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from application.ports import AccessRow
+from application.ports import AccessKind, AccessRow
 from domain.errors import UnavailableError
 from domain.ids import RunId
-from infrastructure.postgres.access_log import BATCH_ROWS_MAX, Durability, PostgresAccessLog
+from infrastructure.postgres.access_log import BATCH_ROWS_MAX, Deliver, Durability, PostgresAccessLog
 from infrastructure.postgres.access_log_partitions import AccessLogPartitions, DroppedDay
 from infrastructure.postgres.pool import Database
 from infrastructure.system import SystemEntropy
@@ -41,6 +41,12 @@ def a_row(number: int = 1, *, at: datetime = NOW, endpoint: str = "/api/campaign
         "request_id": f"req_{number:022d}",
     }
     return AccessRow(**(defaults | values))
+
+
+def submit(log: PostgresAccessLog, number: int, deliver: Deliver) -> None:
+    """As a serving process does; the number is the waiter."""
+    row = a_row(number)
+    log.submit(AccessKind(*row[1:-1]), row.occurred_at, row.request_id, number, deliver)
 
 
 OpenLog = Callable[..., PostgresAccessLog]
@@ -371,14 +377,14 @@ def test_waiters_are_told_once_for_each_batch(open_log: OpenLog, conninfo: str) 
     log.write(a_row()).result(5)
     with psycopg.connect(conninfo) as blocker:
         blocker.execute("LOCK TABLE usage.writers")
-        log.submit(a_row(0), 0, lambda waiters, error: told.put((waiters, error)))
+        submit(log, 0, lambda waiters, error: told.put((waiters, error)))
         poll(lambda: log.queued == 0)
 
         def deliver(waiters: Sequence[Any], error: UnavailableError | None) -> None:
             told.put((waiters, error))
 
         for number in range(1, 51):
-            log.submit(a_row(number), number, deliver)
+            submit(log, number, deliver)
     assert told.get(timeout=5) == ([0], None)
     assert told.get(timeout=5) == (list(range(1, 51)), None)
 
@@ -480,3 +486,67 @@ def poll(condition: Callable[[], bool]) -> None:
             return
         waiting.wait(0.01)
     pytest.fail("it never came to hold")
+
+
+OF_THE_RELEASE_BEFORE = """
+    SELECT usage.write_rows(
+        %(run)s, 0, %(count)s, %(at)s, %(ends)s, %(salts)s::bytea[], %(instants)s::timestamptz[], %(methods)s::text[],
+        %(endpoints)s::text[], %(statuses)s::smallint[], %(outcomes)s::text[], %(accepts)s::boolean[],
+        %(keys)s::text[], %(accounts)s::text[], %(hashes)s::text[], %(clients)s::text[], %(requests)s::text[])
+"""
+COUNTED = """
+    SELECT key_id, width, start, requests, failed_attempts, status_2xx, status_3xx, status_4xx, status_5xx
+    FROM usage.buckets WHERE run_id = %(run)s ORDER BY key_id, width, start
+"""
+LIVE = """
+    SELECT key_id, requests, failed_attempts, first_used_at, last_used_at FROM usage.live
+    WHERE run_id = %(run)s ORDER BY key_id
+"""
+LOGGED = """
+    SELECT seq, occurred_at, method, endpoint, status, outcome, accepted, key_id, account_id, key_hash, client_ip,
+           request_id
+    FROM usage.access_log WHERE run_id = %(run)s ORDER BY seq
+"""
+UNPROVEN = "SELECT account_id, occurred_at, seq FROM usage.unproven WHERE run_id = %(run)s ORDER BY seq"
+A_KEY = """
+    INSERT INTO views.keys (
+        key_id, account_id, name, environment, prefix, created_at, rotation_due_at, rotation_flagged, disabled,
+        expiry_recorded, lineage_id, created_position, position
+    ) VALUES (%(key)s, %(account)s, 'A key', 'live', 'sk_live_', now(), now(), false, false, false, %(key)s, 1, 1)
+"""
+
+
+def test_rows_of_the_release_before_are_counted_alike(open_log: OpenLog, watcher: psycopg.Connection[Any]) -> None:
+    """A process of the previous release writes on beside this one: the same rows leave the same counts."""
+    for number in (1, 2):
+        watcher.execute(A_KEY, {"key": key_id(number), "account": account_id(number)})
+    noon = NOW.replace(hour=12, minute=0, second=0, microsecond=0)
+    rows = [
+        a_row(
+            number,
+            at=noon + timedelta(seconds=25 * number, minutes=number % 3 * 30),
+            key_id=None if number % 7 == 0 else key_id(number % 3 + 1),  # the third is nobody's
+            account_id=None if number % 5 == 0 or number % 7 == 0 else account_id(number % 3 + 1),
+            accepted=number % 4 != 0,
+            status=(200, 304, 404, 500)[number % 4],
+        )
+        for number in range(1, 120)
+    ]
+    log = open_log()
+    for future in [log.write(row) for row in rows]:
+        future.result(5)
+    before = {"run": "run_00000000000of_before", "count": len(rows), "at": rows[-1].occurred_at, "ends": noon}
+    watcher.execute(PostgresAccessLog.BEGIN_RUN, {"run": before["run"], "host": "of the release before"})
+    columns = dict(zip(AccessRow._fields, map(list, zip(*rows, strict=True)), strict=True))
+    watcher.execute(
+        OF_THE_RELEASE_BEFORE,
+        before
+        | {"salts": [bytes(16)] * len(rows), "instants": columns["occurred_at"], "methods": columns["method"]}
+        | {"endpoints": columns["endpoint"], "statuses": columns["status"], "outcomes": columns["outcome"]}
+        | {"accepts": columns["accepted"], "keys": columns["key_id"], "accounts": columns["account_id"]}
+        | {"hashes": columns["key_hash"], "clients": columns["client_ip"], "requests": columns["request_id"]},
+    )
+    for query in (LOGGED, COUNTED, LIVE, UNPROVEN):
+        ours = watcher.execute(query, {"run": log.run_id}).fetchall()
+        assert ours
+        assert watcher.execute(query, before).fetchall() == ours

@@ -24,7 +24,7 @@ def counted(database: Database) -> int:
 
 def count(metrics: Metrics, times: int) -> None:
     for _ in range(times):
-        metrics.count_request((KIND, 3.0))
+        metrics.count_requests([(*KIND, 3.0)])
 
 
 def is_counted(database: Database, total: int) -> Callable[[], bool]:
@@ -74,7 +74,7 @@ def test_durations_are_cumulative_buckets() -> None:
     """A histogram as Prometheus has it: each bucket holds all that are at most its bound; the bound itself is in."""
     metrics = Metrics()
     for milliseconds in (0.2, 0.5, 3.0, 9000.0):
-        metrics.count_request((KIND, milliseconds))
+        metrics.count_requests([(*KIND, milliseconds)])
     counters = metrics.counters()
 
     def bucket(bound: str) -> float:
