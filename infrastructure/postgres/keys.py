@@ -11,7 +11,7 @@ from psycopg import Cursor
 from psycopg.rows import TupleRow
 
 from application.ports import KeyView, StoredKey
-from domain import api_key as events
+from domain import api_key_events as events
 from domain.access import Networks, Plan, Scopes
 from domain.api_key import KeyStatus
 from domain.credential import Environment

@@ -5,20 +5,16 @@ from datetime import timedelta
 import pytest
 
 from domain.access import Networks, Scopes
-from domain.api_key import (
-    ApiKey,
+from domain.api_key import ApiKey, GraceStart, KeyStateError, KeyStatus, RevocationReason
+from domain.api_key_events import (
     Created,
     Disabled,
     Enabled,
     Expired,
     GraceBegan,
-    GraceStart,
-    KeyStateError,
-    KeyStatus,
     NetworksChanged,
     Renamed,
     Rescoped,
-    RevocationReason,
     Revoked,
     Rotated,
     RotationFellDue,

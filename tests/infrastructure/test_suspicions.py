@@ -8,7 +8,8 @@ import pytest
 from application.ledger import Ledger
 from application.ports import AccessRow
 from application.suspicions import Suspicions
-from domain.api_key import ApiKey, Attacked, PresentedAfterEnd, RevocationReason
+from domain.api_key import ApiKey, RevocationReason
+from domain.api_key_events import Attacked, PresentedAfterEnd
 from domain.ids import KeyId, RunId
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
 from infrastructure.postgres.access_log import PostgresAccessLog
