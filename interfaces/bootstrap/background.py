@@ -1,0 +1,72 @@
+"""What the background process leads: the jobs and the tailer."""
+
+from contextlib import ExitStack
+from datetime import timedelta
+from threading import Event as Flag
+
+from application.deadlines import Deadlines
+from application.retention import Retention
+from application.suspicions import Suspicions
+from application.usage import Settlement
+from domain.ids import RunId
+from infrastructure.metrics import Metrics
+from infrastructure.postgres.access_log_partitions import AccessLogPartitions
+from infrastructure.postgres.metrics import MetricsTeller
+from infrastructure.postgres.refused_attempts import PostgresRefusedAttempts
+from infrastructure.postgres.usage import PostgresSettlementRows
+from infrastructure.projections import Tailer
+from infrastructure.scheduler import Job, Leader
+from interfaces.bootstrap.core import Core, attempts, following_views, open_core
+from interfaces.bootstrap.database import open_database
+from interfaces.settings import Settings
+
+SWEEP_EVERY = timedelta(seconds=2)
+FORGET_EVERY = timedelta(minutes=1)
+PARTITIONS_EVERY = timedelta(hours=1)
+RETENTION_EVERY = timedelta(hours=1)
+
+
+def jobs(core: Core) -> dict[str, Job]:
+    """Everything that is done from time to time, by name; each may be run by hand, too, wherever the leader is."""
+    settings, clock = core.settings, core.clock
+    deadlines = Deadlines(ledger=core.ledger, due=core.keys, clock=clock, entropy=core.entropy)
+    settlement = Settlement(
+        ledger=core.ledger,
+        rows=PostgresSettlementRows(core.database),
+        entropy=core.entropy,
+        window=settings.settlement_window,
+    )
+    partitions = AccessLogPartitions(core.database)
+    retention = Retention(
+        ledger=core.ledger, log=partitions, clock=clock, entropy=core.entropy, days=settings.access_log_days
+    )
+    suspicions = Suspicions(
+        ledger=core.ledger,
+        refused=PostgresRefusedAttempts(core.database),
+        clock=clock,
+        entropy=core.entropy,
+        attack_threshold=settings.attack_threshold,
+    )
+    return {
+        "settlement": Job(settings.settlement_window, lambda: settlement.settle(clock.now())),
+        "retirement": Job(SWEEP_EVERY, deadlines.retire),
+        "expiry": Job(SWEEP_EVERY, deadlines.expire),
+        "rotation": Job(SWEEP_EVERY, deadlines.flag_rotation),
+        "grace": Job(SWEEP_EVERY, deadlines.begin_grace),
+        "attacks": Job(SWEEP_EVERY, suspicions.note_attacks),
+        "presentations": Job(SWEEP_EVERY, suspicions.note_presented_after_end),
+        "attempts": Job(FORGET_EVERY, lambda: attempts(core).forget(clock.now())),
+        "partitions": Job(PARTITIONS_EVERY, lambda: partitions.ensure_partitions(days_ahead=7)),
+        "retention": Job(RETENTION_EVERY, retention.purge),
+    }
+
+
+def run_background(settings: Settings, stop: Flag) -> None:
+    """The background process: stands for leader, and leads the jobs and the tailer, until ``stop`` is set."""
+    with ExitStack() as stack:
+        conninfo, _ = open_database(settings, stack)
+        core = open_core(settings, conninfo, stack)
+        tailer = Tailer(core.database, core.recorder, following_views())
+        metrics = Metrics()
+        stack.enter_context(MetricsTeller(conninfo, metrics, process_id=core.entropy.new(RunId)))
+        Leader(conninfo, jobs=jobs(core), followers={"tailer": tailer.run}, count=metrics.count_job).run(stop)

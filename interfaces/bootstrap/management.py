@@ -1,0 +1,65 @@
+"""What people do with the service: the use cases that change things, and the reports."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from application.accounts import AccountManagement
+from application.campaigns import CampaignManagement
+from application.imports import KeyImport
+from application.keys import KeyManagement
+from application.usage_reports import UsageReports
+from domain.ids import RequestId
+from infrastructure.postgres.accounts import PostgresAccounts
+from infrastructure.postgres.campaigns import PostgresCampaigns
+from infrastructure.postgres.freshness import DatabaseClock, PostgresFreshness
+from infrastructure.postgres.history import PostgresHistory
+from infrastructure.postgres.imports import PostgresImports
+from infrastructure.postgres.usage_reports import PostgresUsageRows
+from infrastructure.projections import Rebuilder
+from infrastructure.system import RequestIds
+from interfaces.bootstrap.core import Core, following_views, immediate_views
+
+
+@dataclass(frozen=True, slots=True)
+class Management:
+    """What people do with the service, for the HTTP layer and the command line alike."""
+
+    keys: KeyManagement
+    imports: KeyImport
+    accounts: AccountManagement
+    campaigns: CampaignManagement
+    usage_reports: UsageReports
+    rebuilder: Rebuilder
+    new_request_id: Callable[[], RequestId]
+    clock: DatabaseClock
+
+
+def management(core: Core) -> Management:
+    """The use cases that change things."""
+    cache = PostgresFreshness(core.database)
+    return Management(
+        keys=KeyManagement(
+            ledger=core.ledger,
+            keys=core.keys,
+            usage=core.usage,
+            history=PostgresHistory(core.database),
+            cache=cache,
+            hashes=core.ring,
+            verifiers=core.verifiers,
+            entropy=core.entropy,
+            clock=core.clock,
+        ),
+        imports=KeyImport(
+            ledger=core.ledger, imports=PostgresImports(core.database), cache=cache, entropy=core.entropy
+        ),
+        accounts=AccountManagement(
+            ledger=core.ledger, accounts=PostgresAccounts(core.database), cache=cache, entropy=core.entropy
+        ),
+        campaigns=CampaignManagement(
+            ledger=core.ledger, campaigns=PostgresCampaigns(core.database), entropy=core.entropy
+        ),
+        usage_reports=UsageReports(keys=core.keys, rows=PostgresUsageRows(core.database), clock=core.clock),
+        rebuilder=Rebuilder(core.database, core.recorder, immediate_views(), following_views()),
+        new_request_id=RequestIds(core.entropy).new,
+        clock=core.clock,
+    )
