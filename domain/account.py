@@ -8,6 +8,9 @@ from domain.events import Aggregate, Event, FirstEvent, Origin
 from domain.ids import AccountId
 from domain.naming import Name
 
+ROTATION_DUE_DAYS = 90
+ROTATION_DUE_DAYS_MAX = 3650
+
 
 @dataclass(frozen=True)
 class Opened(FirstEvent):
@@ -31,6 +34,19 @@ class PlanChanged(Event):
     def apply(self, aggregate: "Account") -> None:
         """Takes the new plan."""
         aggregate.plan = Plan(self.plan)
+
+
+@dataclass(frozen=True)
+class RotationDueDaysChanged(Event):
+    """The account's new keys are to be rotated after that many days."""
+
+    TOPIC: ClassVar[str] = "account.rotation_due_days_changed"
+
+    rotation_due_days: int
+
+    def apply(self, aggregate: "Account") -> None:
+        """Takes the new age."""
+        aggregate.rotation_due_days = self.rotation_due_days
 
 
 @dataclass(frozen=True)
@@ -63,6 +79,7 @@ class Account(Aggregate, topic="account"):
         self.name = Name(name)
         self.email = email
         self.plan = Plan(plan)
+        self.rotation_due_days = ROTATION_DUE_DAYS
         self.suspended = False
 
     @classmethod
@@ -76,6 +93,11 @@ class Account(Aggregate, topic="account"):
         """Moves the account to another plan; the same plan records nothing."""
         if plan is not self.plan:
             self.record(PlanChanged, by=by, plan=plan.value)
+
+    def rotate_after(self, days: int, *, by: Origin) -> None:
+        """Sets the age at which the account's new keys are to be rotated; the same age records nothing."""
+        if days != self.rotation_due_days:
+            self.record(RotationDueDaysChanged, by=by, rotation_due_days=days)
 
     def suspend(self, *, by: Origin) -> None:
         """Refuses all keys of the account; again records nothing."""

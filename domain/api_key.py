@@ -10,13 +10,16 @@ from enum import StrEnum
 from typing import Protocol, Self
 
 from domain.access import Networks, Scopes
+from domain.account import ROTATION_DUE_DAYS
 from domain.api_key_events import (
     Attacked,
     Created,
     Disabled,
     Enabled,
     Expired,
+    Expiring,
     GraceBegan,
+    GraceExtended,
     Imported,
     NetworksChanged,
     PresentedAfterEnd,
@@ -24,6 +27,7 @@ from domain.api_key_events import (
     Rescoped,
     Revoked,
     Rotated,
+    RotationDueChanged,
     RotationFellDue,
     networks_of,
     scopes_of,
@@ -35,8 +39,9 @@ from domain.foreign_key import ForeignHash
 from domain.ids import AccountId, KeyId
 from domain.naming import Name, Note
 
-ROTATION_DUE_AFTER = timedelta(days=90)
+ROTATION_DUE_AFTER = timedelta(days=ROTATION_DUE_DAYS)
 SAID_AGAIN_AFTER = timedelta(days=1)
+EXPIRY_ANNOUNCED_BEFORE = timedelta(days=7)
 
 
 class KeyStatus(StrEnum):
@@ -131,8 +136,10 @@ class ApiKey(Aggregate, topic="api_key"):
         self.grace: timedelta | None = None
         self.retires_at: datetime | None = None
         self.revoked_at: datetime | None = None
+        self.revoked_for: str | None = None
         self.disabled = False
         self.rotation_flagged = False
+        self.expiry_announced = False
         self.expiry_recorded = False
         self.attacked_at: datetime | None = None
         self.presented_after_end_at: datetime | None = None
@@ -237,13 +244,29 @@ class ApiKey(Aggregate, topic="api_key"):
         if _network_texts(networks) != _network_texts(self.networks):
             self.record(NetworksChanged, by=by, allowed_ips=_network_texts(networks))
 
+    def reschedule_rotation(self, rotation_due_at: datetime, *, by: Origin) -> None:
+        """Changes the day on which the key is to be rotated; the same day records nothing."""
+        self._refuse_ended(by)
+        if rotation_due_at != self.rotation_due_at:
+            self.record(RotationDueChanged, by=by, rotation_due_at=rotation_due_at)
+
     def fall_due(self, *, by: Origin) -> None:
         """Flags the key for rotation, once, when it is old enough and not already rotating."""
         if not self.rotation_flagged and self.status(by.at) is KeyStatus.ROTATION_DUE:
             self.record(RotationFellDue, by=by)
 
-    def rotate(self, successor_id: KeyId, *, grace: timedelta, grace_starts: GraceStart, by: Origin) -> None:
+    def rotate(
+        self,
+        successor_id: KeyId,
+        *,
+        grace: timedelta,
+        grace_starts: GraceStart,
+        by: Origin,
+        compromised: bool = False,
+    ) -> None:
         """Names the successor; this key stays accepted through the grace period, and ends at once when it is zero.
+
+        ``compromised``: it ends at once, whatever the grace period, and the record says why.
 
         A second rotation names another successor (the first one's secret was lost before use) and keeps an end that
         is already nearer.
@@ -251,6 +274,7 @@ class ApiKey(Aggregate, topic="api_key"):
         status = self.status(by.at)
         if status not in {KeyStatus.ACTIVE, KeyStatus.ROTATION_DUE, KeyStatus.ROTATING}:
             raise KeyStateError(f"A key that is {status} cannot be rotated")
+        grace = timedelta() if compromised else grace
         ends = by.at + grace if grace_starts is GraceStart.NOW or not grace else None
         if ends is None or (self.retires_at is not None and self.retires_at < ends):
             ends = self.retires_at
@@ -262,7 +286,26 @@ class ApiKey(Aggregate, topic="api_key"):
             grace_starts=grace_starts.value,
             retires_at=ends,
         )
+        if compromised:
+            self.revoke(reason=RevocationReason.COMPROMISED, note=None, by=by)
         self.retire(by=by)
+
+    def extend_grace(self, grace: timedelta, *, by: Origin) -> None:
+        """Puts off the end of the grace period, to ``grace`` from now, or from the successor's first use.
+
+        Raises KeyStateError for a key that is in no grace period, ConflictError for an end that is not later.
+        """
+        if self.replaced_by is None or self.status(by.at) not in {KeyStatus.ROTATING, KeyStatus.DISABLED}:
+            raise KeyStateError("Only a key in its grace period can be extended")
+        ends = None if self.retires_at is None else by.at + grace
+        if grace <= (self.grace or timedelta()) if ends is None else ends <= (self.retires_at or ends):
+            raise ConflictError("The grace period ends no earlier than that as it is")
+        self.record(GraceExtended, by=by, grace_seconds=int(grace.total_seconds()), retires_at=ends)
+
+    def end_grace(self, *, by: Origin) -> None:
+        """Ends the grace period now, since nobody uses the key any more; without one, or again, records nothing."""
+        if self.replaced_by is not None and self.revoked_at is None:
+            self.record(Revoked, by=by, reason=RevocationReason.ROTATED.value)
 
     def begin_grace(self, *, first_use: datetime, by: Origin) -> None:
         """Starts a grace period that waited for the successor's first use."""
@@ -290,6 +333,16 @@ class ApiKey(Aggregate, topic="api_key"):
         """Ends the key for ever; again records nothing."""
         if self.revoked_at is None:
             self.record(Revoked, by=by, reason=reason.value, note=note)
+
+    def announce_expiry(self, *, by: Origin) -> None:
+        """Puts on record that the key expires within a week, once, unless it ends before."""
+        if (
+            not self.expiry_announced
+            and self.expires_at is not None
+            and self.status(by.at) not in {KeyStatus.REVOKED, KeyStatus.EXPIRED, KeyStatus.ROTATING}
+            and by.at >= self.expires_at - EXPIRY_ANNOUNCED_BEFORE
+        ):
+            self.record(Expiring, by=by, expires_at=self.expires_at)
 
     def expire(self, *, by: Origin) -> None:
         """Puts the expiry on record, once it has passed."""

@@ -107,6 +107,20 @@ class RotationFellDue(Event):
 
 
 @dataclass(frozen=True)
+class RotationDueChanged(Event):
+    """The day on which the key is to be rotated changed; it is flagged again when that comes."""
+
+    TOPIC: ClassVar[str] = "key.rotation_due_changed"
+
+    rotation_due_at: datetime
+
+    def apply(self, aggregate: "ApiKey") -> None:
+        """Takes the day."""
+        aggregate.rotation_due_at = self.rotation_due_at
+        aggregate.rotation_flagged = False
+
+
+@dataclass(frozen=True)
 class Rotated(Event):
     """A successor was created. ``retires_at`` is None until the grace period has begun."""
 
@@ -135,6 +149,34 @@ class GraceBegan(Event):
     def apply(self, aggregate: "ApiKey") -> None:
         """Takes the end of the grace period."""
         aggregate.retires_at = self.retires_at
+
+
+@dataclass(frozen=True)
+class GraceExtended(Event):
+    """The owner put off the end of the grace period; ``retires_at`` is None while it waits for the first use."""
+
+    TOPIC: ClassVar[str] = "key.grace_extended"
+
+    grace_seconds: int
+    retires_at: datetime | None
+
+    def apply(self, aggregate: "ApiKey") -> None:
+        """Takes the later end."""
+        aggregate.grace = timedelta(seconds=self.grace_seconds)
+        aggregate.retires_at = self.retires_at
+
+
+@dataclass(frozen=True)
+class Expiring(Event):
+    """The key expires within a week; recorded once, by the sweep, so that its owner is told."""
+
+    TOPIC: ClassVar[str] = "key.expiring"
+
+    expires_at: datetime
+
+    def apply(self, aggregate: "ApiKey") -> None:
+        """Remembers that it was said."""
+        aggregate.expiry_announced = True
 
 
 @dataclass(frozen=True)
@@ -171,6 +213,7 @@ class Revoked(Event):
     def apply(self, aggregate: "ApiKey") -> None:
         """Ends the key."""
         aggregate.revoked_at = self.timestamp
+        aggregate.revoked_for = self.reason
 
 
 @dataclass(frozen=True)

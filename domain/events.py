@@ -68,10 +68,9 @@ class Aggregate(BaseAggregate[str]):
     """None: the aggregate belongs to no single account."""
 
     def __init_subclass__(cls, *, topic: str) -> None:
-        """Pins the aggregate's name in its first event."""
-        super().__init_subclass__()
+        """Pins the aggregate's name in its first event; the library registers it."""
         cls.TOPIC = topic
-        register_topic(topic, cls)
+        super().__init_subclass__()
 
     @classmethod
     def begin(cls, event: type[FirstEvent], *, aggregate_id: str, by: Origin, **values: Any) -> Any:

@@ -80,6 +80,19 @@ class KeyId(Id):
     LENGTH = 9
 
 
+class RotationId(Id):
+    """`rot_…`: the rotation of one key; its nine characters are the key's."""
+
+    __slots__ = ()
+    PREFIX = "rot_"
+    LENGTH = 9
+
+    @classmethod
+    def of_key(cls, key_id: KeyId) -> Self:
+        """The one rotation that a key can have: whoever asks again finds the same."""
+        return cls(cls.PREFIX + key_id.removeprefix(KeyId.PREFIX))
+
+
 class CampaignId(Id):
     """`cmp_…`: a campaign."""
 

@@ -19,6 +19,7 @@ from domain.api_key import GraceStart, RevocationReason
 from domain.events import RETIRED_TOPICS, Aggregate, Event
 from domain.naming import Name, Note
 from tests.kit.builders import NOON, a_campaign, a_key, an_account, an_imported_key, key_id, origin
+from tests.kit.rotations import rotations_of_every_kind
 from tests.kit.usage import a_purge, a_usage_run
 
 GOLDEN = Path(__file__).parent / "golden_events.jsonl"
@@ -46,7 +47,7 @@ def specimens() -> list[Aggregate]:
     expired.note_attack(failed_attempts=60, since=NOON, by=origin(NOON + DAY, actor="system:suspicion"))
     expired.note_presented_after_end(attempts=3, last_at=NOON + DAY, by=origin(NOON + DAY, actor="system:suspicion"))
     imported = an_imported_key(number=4, external_id=Name("k-17"), created_at=NOON - DAY)
-    return [account, a_campaign(), key, expired, imported, a_usage_run(), a_purge()]
+    return [account, a_campaign(), key, expired, imported, a_usage_run(), a_purge(), *rotations_of_every_kind()]
 
 
 def lines() -> dict[str, str]:

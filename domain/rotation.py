@@ -1,0 +1,252 @@
+"""One rotation of one key, from the day it falls due to its retirement, as a process.
+
+``due ⇄ paused | postponed → overlap → closed``; by hand it begins at ``overlap``. The owner is told when the key is due
+and reminded on day 7, 14 and 30, and then each 30 days, until there is a successor. While two keys overlap, traffic on
+both decides: the old key is retired once it has been silent for ``SILENT_AFTER`` while its successor is in use, or by
+its own end of grace; the owner is warned when it is still needed near that end. What the key itself records (flag, end
+of grace) is the key's; the process follows it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Self
+
+from domain.api_key import ApiKey, KeyStatus, RevocationReason
+from domain.events import Origin
+from domain.ids import AccountId, KeyId, RotationId
+from domain.rotation_events import (
+    FIRST_REMINDERS,
+    REMINDER_EVERY_DAYS,
+    Began,
+    Closed,
+    Continued,
+    Extended,
+    GraceBegan,
+    Notified,
+    Paused,
+    Postponed,
+    Reminded,
+    Retired,
+    RetiringSoon,
+    RotationEvent,
+    StillInUse,
+    SuccessorCreated,
+    SuccessorUsed,
+    newest_reminder,
+)
+from domain.verdict import NEVER
+from domain.workflow import Process, Timer
+
+DAY = timedelta(days=1)
+SILENT_AFTER = 7 * DAY
+WARN_BEFORE_MAX = 3 * DAY
+WARN_BEFORE_SHARE = 4
+SILENCE = "silence"
+SILENT = "silent"
+
+
+class Step(StrEnum):
+    """Where a rotation stands."""
+
+    DUE = "due"
+    PAUSED = "paused"
+    POSTPONED = "postponed"
+    OVERLAP = "overlap"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Accepted uses of both keys, up to the moment of the look; None: never, or no such key."""
+
+    predecessor_last: datetime | None
+    successor_first: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """A command: end the key's grace period now."""
+
+    key_id: KeyId
+
+
+class Rotation(Process, topic="rotation"):
+    """The rotation of one key."""
+
+    def __init__(
+        self, *, account_id: str, key_id: str, step: str, due_at: datetime, retires_at: datetime | None
+    ) -> None:
+        self.account_id = AccountId(account_id)
+        self.key_id = KeyId(key_id)
+        self.step = step
+        self.due_at = due_at
+        self.notified_for: datetime | None = None
+        self.reminded_day = 0
+        self.successor_id: KeyId | None = None
+        self.overlap_began_at: datetime | None = None
+        self.grace_seconds = 0
+        self.successor_used_at: datetime | None = None
+        self.retires_at = retires_at
+        self.warned_for: datetime | None = None
+
+    @classmethod
+    def of(cls, key: ApiKey, *, by: Origin) -> Self:
+        """The rotation of a key that is due, or has a successor."""
+        rotated = key.replaced_by is not None
+        return cls.begin(
+            Began,
+            aggregate_id=RotationId.of_key(key.key_id),
+            by=by,
+            account_id=key.account_id,
+            reason="rotated" if rotated else "due",
+            step=Step.DUE.value,
+            **_subject(key),
+            successor_id=None,
+            due_at=key.rotation_due_at,
+            retires_at=None,
+        )
+
+    def look(self, key: ApiKey, traffic: Traffic, *, by: Origin) -> Sequence[Retire]:
+        """Records what should have happened by ``by.at`` and has not, and schedules the next look.
+
+        The answer are the commands that belong to what was recorded, to be carried out in the same transaction.
+        """
+        status = key.status(by.at)
+        ended = status in {KeyStatus.REVOKED, KeyStatus.EXPIRED}
+        silent = False
+        if key.replaced_by is not None:
+            self._follow_overlap(key, traffic, by)
+            if not ended:
+                silent = self._watch(key, traffic, by)
+        elif not ended:
+            self._remind(key, status, by)
+        if ended or silent:
+            self._end(key, status, silent=silent, by=by)
+        self.schedule(() if ended or silent else self._timers(key, traffic, by.at), by=by)
+        return (Retire(key.key_id),) if silent else ()
+
+    def _remind(self, key: ApiKey, status: KeyStatus, by: Origin) -> None:
+        if status is KeyStatus.DISABLED:
+            if self.step != Step.PAUSED:
+                self._step(Paused, key, Step.PAUSED, by)
+            return
+        if self.step == Step.PAUSED:
+            self._step(Continued, key, Step.DUE, by)
+        if by.at < key.rotation_due_at:
+            if self.step != Step.POSTPONED or self.due_at != key.rotation_due_at:
+                self._step(Postponed, key, Step.POSTPONED, by)
+            return
+        if self.notified_for != key.rotation_due_at:
+            self._step(Notified, key, Step.DUE, by)
+        day = newest_reminder(by.at - key.rotation_due_at)
+        if day > self.reminded_day:
+            self._step(Reminded, key, Step.DUE, by, day=day)
+
+    def _follow_overlap(self, key: ApiKey, traffic: Traffic, by: Origin) -> None:
+        grace = int((key.grace or timedelta()).total_seconds())
+        if self.step != Step.OVERLAP or self.successor_id != key.replaced_by:
+            self._step(SuccessorCreated, key, Step.OVERLAP, by, grace_seconds=grace, unseen_id=self.successor_id)
+        elif self.grace_seconds != grace or (self.retires_at is not None and self.retires_at != key.retires_at):
+            self._step(Extended, key, Step.OVERLAP, by, grace_seconds=grace)
+        elif self.retires_at != key.retires_at:
+            self._step(GraceBegan, key, Step.OVERLAP, by)
+        if self.successor_used_at is None and traffic.successor_first is not None:
+            self._step(SuccessorUsed, key, Step.OVERLAP, by, first_used_at=traffic.successor_first)
+
+    def _watch(self, key: ApiKey, traffic: Traffic, by: Origin) -> bool:
+        """Whether the old key has been silent for long enough while the new one is in use."""
+        silent_at = self._silent_at(traffic)
+        if silent_at is not None and by.at >= silent_at:
+            return True
+        if traffic.predecessor_last is not None and any(
+            timer.step == SILENCE and timer.due_at <= by.at for timer in self.timers
+        ):
+            self._step(StillInUse, key, Step.OVERLAP, by, last_used_at=traffic.predecessor_last)
+        warn_at = self._warn_at()
+        if warn_at is not None and by.at >= warn_at and self._is_needed(traffic):
+            self._step(
+                RetiringSoon,
+                key,
+                Step.OVERLAP,
+                by,
+                last_used_at=traffic.predecessor_last,
+                successor_used=self.successor_used_at is not None,
+            )
+        return False
+
+    def _end(self, key: ApiKey, status: KeyStatus, *, silent: bool, by: Origin) -> None:
+        outcome = "rotated"
+        if key.replaced_by is None or status is KeyStatus.EXPIRED:
+            outcome = status.value
+        else:
+            retired_at = by.at if silent else key.revoked_at or key.retires_at or by.at
+            reason = SILENT if silent else self._reason(key)
+            self._step(Retired, key, Step.OVERLAP, by, retired_at=retired_at, reason=reason)
+        self._step(Closed, key, Step.CLOSED, by, outcome=outcome)
+
+    def _reason(self, key: ApiKey) -> str:
+        match key.revoked_for:
+            case None | RevocationReason.ROTATED:
+                return "grace_over" if self.grace_seconds else "at_once"
+            case RevocationReason.COMPROMISED:
+                return "compromised"
+            case _:
+                return "revoked"
+
+    def _timers(self, key: ApiKey, traffic: Traffic, now: datetime) -> Sequence[Timer]:
+        timers: list[Timer] = []
+        if self.step == Step.DUE:
+            day = _next_reminder(self.reminded_day)
+            timers.append(Timer(f"reminder {day}", key.rotation_due_at + day * DAY))
+        if self.step == Step.OVERLAP:
+            if (silent_at := self._silent_at(traffic)) is not None:
+                timers.append(Timer(SILENCE, silent_at))
+            if (warn_at := self._warn_at()) is not None:
+                timers.append(Timer("warning", warn_at))
+        # What was due by now is done: a timer that stays would only fire again.
+        return [timer for timer in timers if timer.due_at > now]
+
+    def _silent_at(self, traffic: Traffic) -> datetime | None:
+        if self.successor_used_at is None or self.overlap_began_at is None:
+            return None
+        return max(traffic.predecessor_last or NEVER, self.successor_used_at, self.overlap_began_at) + SILENT_AFTER
+
+    def _warn_at(self) -> datetime | None:
+        """When the owner is to be warned of the present end; None: there is none, or the owner was."""
+        if self.retires_at is None or self.warned_for == self.retires_at:
+            return None
+        return self.retires_at - min(WARN_BEFORE_MAX, timedelta(seconds=self.grace_seconds) / WARN_BEFORE_SHARE)
+
+    def _is_needed(self, traffic: Traffic) -> bool:
+        if self.successor_used_at is None:
+            return True
+        return traffic.predecessor_last is not None and traffic.predecessor_last > self.successor_used_at
+
+    def _step(self, event: type[RotationEvent], key: ApiKey, step: Step, by: Origin, **values: Any) -> None:
+        self.record(
+            event,
+            by=by,
+            step=step.value,
+            successor_id=key.replaced_by,
+            due_at=key.rotation_due_at,
+            retires_at=key.retires_at,
+            **_subject(key),
+            **values,
+        )
+
+
+def _next_reminder(day: int) -> int:
+    following = [first for first in FIRST_REMINDERS if first > day]
+    return following[0] if following else (day // REMINDER_EVERY_DAYS + 1) * REMINDER_EVERY_DAYS
+
+
+def _subject(key: ApiKey) -> dict[str, str]:
+    return {
+        "key_id": key.key_id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "environment": key.environment.value,
+        "lineage_id": key.lineage_id,
+    }

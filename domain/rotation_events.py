@@ -1,0 +1,215 @@
+"""The facts of one rotation, in order. Each names the key as a notice must, and so stands for itself."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, ClassVar
+
+from domain.events import Event, FirstEvent
+from domain.ids import KeyId
+from domain.workflow import ProcessState
+
+if TYPE_CHECKING:
+    from domain.rotation import Rotation
+
+FIRST_REMINDERS = (7, 14, 30)
+REMINDER_EVERY_DAYS = 30
+
+
+def newest_reminder(since_due: timedelta) -> int:
+    """The day of the newest reminder that has come by then; 0 before the first."""
+    days = since_due.days
+    return max((day for day in (*FIRST_REMINDERS, days - days % REMINDER_EVERY_DAYS) if day <= days), default=0)
+
+
+@dataclass(frozen=True)
+class RotationEvent(Event):
+    """What all of them say: the key, the ``step`` that the rotation is in from now on, and its dates.
+
+    ``due_at``: when the key was to be rotated. ``retires_at``: when it is to be refused; None while that is open.
+    ``successor_id``: the key that replaces it; None before there is one.
+    """
+
+    step: str
+    key_id: str
+    name: str
+    prefix: str
+    environment: str
+    lineage_id: str
+    successor_id: str | None
+    due_at: datetime
+    retires_at: datetime | None
+
+    def apply(self, aggregate: "Rotation") -> None:
+        """Takes the step and the dates."""
+        aggregate.step = self.step
+        aggregate.due_at = self.due_at
+        aggregate.successor_id = None if self.successor_id is None else KeyId(self.successor_id)
+        aggregate.retires_at = self.retires_at
+
+
+@dataclass(frozen=True)
+class Began(FirstEvent, RotationEvent):
+    """A rotation began: ``reason`` is ``due``, or ``rotated`` when somebody did not wait for that."""
+
+    TOPIC: ClassVar[str] = "rotation.began"
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Notified(RotationEvent):
+    """The owner is to be told that the key is due; reminders of days before this are told with it."""
+
+    TOPIC: ClassVar[str] = "rotation.notified"
+
+    def apply(self, aggregate: "Rotation") -> None:
+        """Remembers which due date the owner knows of."""
+        super().apply(aggregate)
+        aggregate.notified_for = self.due_at
+        aggregate.reminded_day = newest_reminder(self.timestamp - self.due_at)
+
+
+@dataclass(frozen=True)
+class Reminded(RotationEvent):
+    """The owner is to be told again, ``day`` days after the due date: 7, 14, 30, 60, 90 and so on.
+
+    A service that was away over several of them reminds once, with the newest.
+    """
+
+    TOPIC: ClassVar[str] = "rotation.reminded"
+
+    day: int
+
+    def apply(self, aggregate: "Rotation") -> None:
+        """Remembers the day."""
+        super().apply(aggregate)
+        aggregate.reminded_day = self.day
+
+
+@dataclass(frozen=True)
+class Paused(RotationEvent):
+    """The key was disabled: nobody is reminded of it."""
+
+    TOPIC: ClassVar[str] = "rotation.paused"
+
+
+@dataclass(frozen=True)
+class Continued(RotationEvent):
+    """The key was enabled again."""
+
+    TOPIC: ClassVar[str] = "rotation.continued"
+
+
+@dataclass(frozen=True)
+class Postponed(RotationEvent):
+    """The key is due later than was said, at ``due_at``."""
+
+    TOPIC: ClassVar[str] = "rotation.postponed"
+
+
+@dataclass(frozen=True)
+class SuccessorCreated(RotationEvent):
+    """The successor exists; with a second one, ``unseen_id`` is the first, which nobody had used."""
+
+    TOPIC: ClassVar[str] = "rotation.successor_created"
+
+    grace_seconds: int
+    unseen_id: str | None
+
+    def apply(self, aggregate: "Rotation") -> None:
+        """Begins the overlap of the two keys."""
+        super().apply(aggregate)
+        aggregate.overlap_began_at = self.timestamp
+        aggregate.grace_seconds = self.grace_seconds
+        aggregate.successor_used_at = None
+        aggregate.warned_for = None
+
+
+@dataclass(frozen=True)
+class SuccessorUsed(RotationEvent):
+    """The successor was accepted for the first time, at ``first_used_at``."""
+
+    TOPIC: ClassVar[str] = "rotation.successor_used"
+
+    first_used_at: datetime
+
+    def apply(self, aggregate: "Rotation") -> None:
+        """Remembers when."""
+        super().apply(aggregate)
+        aggregate.successor_used_at = self.first_used_at
+
+
+@dataclass(frozen=True)
+class GraceBegan(RotationEvent):
+    """The grace period, which waited for the successor's first use, ends at ``retires_at``."""
+
+    TOPIC: ClassVar[str] = "rotation.grace_began"
+
+
+@dataclass(frozen=True)
+class Extended(RotationEvent):
+    """The owner put the end of the grace period off, to ``retires_at``, or to that long after the first use."""
+
+    TOPIC: ClassVar[str] = "rotation.extended"
+
+    grace_seconds: int
+
+    def apply(self, aggregate: "Rotation") -> None:
+        """Takes the longer grace period."""
+        super().apply(aggregate)
+        aggregate.grace_seconds = self.grace_seconds
+
+
+@dataclass(frozen=True)
+class StillInUse(RotationEvent):
+    """The old key was to be silent by now, and was used last at ``last_used_at``."""
+
+    TOPIC: ClassVar[str] = "rotation.still_in_use"
+
+    last_used_at: datetime
+
+
+@dataclass(frozen=True)
+class RetiringSoon(RotationEvent):
+    """The old key is refused from ``retires_at`` on, and is needed still: it is in use, or its successor is not.
+
+    ``last_used_at``: the old key's last use; None: never. ``successor_used``: whether the successor was used at all.
+    """
+
+    TOPIC: ClassVar[str] = "rotation.retiring_soon"
+
+    last_used_at: datetime | None
+    successor_used: bool
+
+    def apply(self, aggregate: "Rotation") -> None:
+        """Remembers which end the owner was warned of."""
+        super().apply(aggregate)
+        aggregate.warned_for = self.retires_at
+
+
+@dataclass(frozen=True)
+class Retired(RotationEvent):
+    """The old key is refused from ``retired_at`` on.
+
+    ``reason``: ``grace_over``, ``silent`` (nobody had used it any more), ``at_once`` (no grace was asked for),
+    ``compromised``, or ``revoked`` (by hand, while the two overlapped).
+    """
+
+    TOPIC: ClassVar[str] = "rotation.retired"
+
+    retired_at: datetime
+    reason: str
+
+
+@dataclass(frozen=True)
+class Closed(RotationEvent):
+    """The rotation is over: ``outcome`` is ``rotated``, or how else the key ended: ``revoked``, ``expired``."""
+
+    TOPIC: ClassVar[str] = "rotation.closed"
+
+    outcome: str
+
+    def apply(self, aggregate: "Rotation") -> None:
+        """Ends the process."""
+        super().apply(aggregate)
+        aggregate.state = ProcessState.ENDED

@@ -1,0 +1,53 @@
+"""Builders of rotations: a key, and a process that follows it."""
+
+from datetime import timedelta
+
+from domain.api_key import GraceStart, KeyStatus
+from domain.events import Aggregate
+from domain.rotation import Rotation, Traffic
+from tests.kit.builders import NOON, a_key, an_account, key_id, origin
+
+DAY = timedelta(days=1)
+DUE = NOON + 90 * DAY
+NONE = Traffic(predecessor_last=None, successor_first=None)
+
+
+def rotations_of_every_kind() -> list[Aggregate]:
+    """Rotations that between them have recorded every step and all that befalls a process, and what goes with them."""
+    job = "system:workflow"
+    key = a_key(number=11)
+    rotation = Rotation.of(key, by=origin(DUE, actor=job))
+    rotation.look(key, NONE, by=origin(DUE, actor=job))
+    rotation.look(key, NONE, by=origin(DUE + 7 * DAY, actor=job))
+    key.disable(by=origin(DUE + 8 * DAY))
+    rotation.look(key, NONE, by=origin(DUE + 8 * DAY, actor=job))
+    key.enable(by=origin(DUE + 9 * DAY))
+    rotation.look(key, NONE, by=origin(DUE + 9 * DAY, actor=job))
+    key.reschedule_rotation(DUE + 10 * DAY, by=origin(DUE + 9 * DAY))
+    rotation.look(key, NONE, by=origin(DUE + 9 * DAY, actor=job))
+    rotated = DUE + 11 * DAY
+    key.rotate(key_id(12), grace=20 * DAY, grace_starts=GraceStart.FIRST_USE, by=origin(rotated))
+    rotation.look(key, NONE, by=origin(rotated, actor=job))
+    used = Traffic(predecessor_last=rotated + DAY, successor_first=rotated)
+    rotation.look(key, used, by=origin(rotated + DAY, actor=job))
+    key.begin_grace(first_use=rotated, by=origin(rotated + DAY))
+    rotation.look(key, used, by=origin(rotated + DAY, actor=job))
+    key.extend_grace(24 * DAY, by=origin(rotated + 2 * DAY))
+    rotation.look(key, used, by=origin(rotated + 2 * DAY, actor=job))
+    busy = Traffic(predecessor_last=rotated + 7 * DAY, successor_first=rotated)
+    rotation.look(key, busy, by=origin(rotated + 8 * DAY, actor=job))
+    still = Traffic(predecessor_last=rotated + 22 * DAY, successor_first=rotated)
+    rotation.look(key, still, by=origin(rotated + 24 * DAY, actor=job))
+    rotation.fail("OperationalError: the database went away", retry_after=timedelta(seconds=5), by=origin(rotated))
+    rotation.recover(by=origin(rotated))
+    rotation.fail("OperationalError: the database went away", retry_after=None, by=origin(rotated))
+    rotation.resume(by=origin(rotated))
+    assert key.status(rotated + 27 * DAY) is KeyStatus.REVOKED
+    rotation.look(key, still, by=origin(rotated + 27 * DAY, actor=job))
+    account = an_account(number=2)
+    account.rotate_after(60, by=origin())
+    expiring = a_key(number=14, expires_at=NOON + DAY)
+    expiring.announce_expiry(by=origin())
+    cancelled = Rotation.of(a_key(number=13), by=origin(DUE, actor=job))
+    cancelled.cancel(by=origin(DUE))
+    return [rotation, cancelled, key, account, expiring]
