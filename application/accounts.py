@@ -1,6 +1,8 @@
 """Accounts, as the operator manages them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from types import EllipsisType
 
 from application.ledger import Ledger
 from application.ports import Accounts, AccountView, Entropy, Freshness, KeyCache
@@ -9,9 +11,20 @@ from domain.account import Account
 from domain.errors import NotFoundError
 from domain.events import Origin
 from domain.ids import AccountId
+from domain.mail_address import MailAddress
 from domain.naming import Name
+from domain.notices import NoticeKind
 
 UNKNOWN_ACCOUNT = "No such account"
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeChange:
+    """What is to change; an Ellipsis leaves the address as it is, None makes it the account's own again."""
+
+    email: MailAddress | EllipsisType | None = ...
+    mute: frozenset[NoticeKind] = frozenset()
+    unmute: frozenset[NoticeKind] = frozenset()
 
 
 class AccountManagement:
@@ -23,7 +36,7 @@ class AccountManagement:
         self._cache = cache
         self._entropy = entropy
 
-    def open(self, *, name: Name, email: str, plan: Plan, by: Origin) -> AccountView:
+    def open(self, *, name: Name, email: MailAddress, plan: Plan, by: Origin) -> AccountView:
         """Opens an account; its notices go to ``email``."""
         account_id = AccountId.from_entropy(self._entropy.bytes(16))
         self._ledger.append(Account.open(account_id, by=by, name=name, email=email, plan=plan))
@@ -54,6 +67,17 @@ class AccountManagement:
         """Accepts a suspended account's keys again."""
         self._ledger.change(Account, account_id, lambda account: account.reinstate(by=by))
         return self._applied(account_id)
+
+    def change_notices(self, *, account_id: AccountId, change: NoticeChange, by: Origin) -> AccountView:
+        """Says where an account's notices go, and which are not sent."""
+
+        def command(account: Account) -> None:
+            muted = (account.muted | change.mute) - change.unmute
+            email = account.notice_email if change.email is ... else change.email
+            account.change_notices(email=email, muted=muted, by=by)
+
+        self._ledger.change(Account, account_id, command)
+        return self.get(account_id)
 
     def _applied(self, account_id: AccountId) -> tuple[AccountView, Freshness]:
         account = self.get(account_id)

@@ -10,6 +10,7 @@ from domain.attempt_limit import Decision
 from domain.credential import Environment
 from domain.errors import UnavailableError
 from domain.ids import AccountId, CampaignId, KeyId, RunId
+from domain.notices import NoticeKind
 from domain.verdict import KeyFacts
 
 
@@ -201,7 +202,7 @@ class DueKeys(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AccountView:
-    """One account as the operator lists it."""
+    """One account as the operator lists it. ``notice_email`` None: its notices go to ``email``."""
 
     account_id: AccountId
     name: str
@@ -210,6 +211,13 @@ class AccountView:
     suspended: bool
     opened_at: datetime
     position: int
+    notice_email: str | None = None
+    muted: frozenset[NoticeKind] = frozenset()
+
+    @property
+    def notices_go_to(self) -> str:
+        """The address of its notices."""
+        return self.notice_email or self.email
 
 
 class Accounts(Protocol):

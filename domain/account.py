@@ -1,12 +1,15 @@
 """An account: who owns keys, what its plan includes, where its notices go. ``open ⇄ suspended``."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from domain.access import Plan
 from domain.events import Aggregate, Event, FirstEvent, Origin
 from domain.ids import AccountId
+from domain.mail_address import MailAddress
 from domain.naming import Name
+from domain.notices import MUTABLE, SECURITY, NoticeKind
 
 ROTATION_DUE_DAYS = 90
 ROTATION_DUE_DAYS_MAX = 3650
@@ -71,6 +74,27 @@ class Reinstated(Event):
         aggregate.suspended = False
 
 
+@dataclass(frozen=True)
+class NoticesChanged(Event):
+    """Notices go to ``email`` from now on (None: the account's own), and those of the kinds ``muted`` are not sent.
+
+    ``former_email`` is where they went until now; ``silenced`` are the security notices among those newly muted.
+    """
+
+    TOPIC: ClassVar[str] = "account.notices_changed"
+
+    email: str | None
+    muted: tuple[str, ...]
+    former_email: str
+    silenced: tuple[str, ...]
+
+    def apply(self, aggregate: "Account") -> None:
+        """Takes the new preferences."""
+        aggregate.notice_email = None if self.email is None else MailAddress(self.email)
+        # A kind that this release does not know is a newer one's.
+        aggregate.muted = frozenset(kind for kind in MUTABLE if kind in self.muted)
+
+
 class Account(Aggregate, topic="account"):
     """One customer."""
 
@@ -81,6 +105,8 @@ class Account(Aggregate, topic="account"):
         self.plan = Plan(plan)
         self.rotation_due_days = ROTATION_DUE_DAYS
         self.suspended = False
+        self.notice_email: MailAddress | None = None
+        self.muted: frozenset[NoticeKind] = frozenset()
 
     @classmethod
     def open(cls, account_id: AccountId, *, by: Origin, name: Name, email: str, plan: Plan) -> Self:
@@ -108,3 +134,24 @@ class Account(Aggregate, topic="account"):
         """Accepts the account's keys again; again records nothing."""
         if self.suspended:
             self.record(Reinstated, by=by)
+
+    @property
+    def notices_go_to(self) -> str:
+        """The address of its notices."""
+        return self.notice_email or self.email
+
+    def change_notices(self, *, email: MailAddress | None, muted: Iterable[NoticeKind], by: Origin) -> None:
+        """Sets where notices go (None: the account's own address) and which are not sent; the same records nothing.
+
+        Of ``muted`` only what can be muted counts.
+        """
+        wanted = frozenset(muted) & frozenset(MUTABLE)
+        if (email, wanted) != (self.notice_email, self.muted):
+            self.record(
+                NoticesChanged,
+                by=by,
+                email=email,
+                muted=tuple(kind.value for kind in MUTABLE if kind in wanted),
+                former_email=self.notices_go_to,
+                silenced=tuple(kind.value for kind in MUTABLE if kind in (wanted & SECURITY) - self.muted),
+            )

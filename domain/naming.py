@@ -2,10 +2,15 @@
 
 import unicodedata
 
+from domain.credential import without_secrets
+
 NAME_CHARACTERS_MAX = 100
 NOTE_CHARACTERS_MAX = 500
 _UNPRINTABLE_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
 _DIRECTION_CHARACTERS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+_RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
+_ISOLATE, _END_OF_ISOLATE = "\u2068", "\u2069"
 
 
 class MalformedNameError(ValueError):
@@ -47,3 +52,22 @@ def _readable(text: str, *, characters_max: int) -> str:
         if character in _DIRECTION_CHARACTERS:
             raise MalformedNameError("must not contain characters that change the direction of text")
     return trimmed
+
+
+def shown(text: str, *, characters_max: int = NAME_CHARACTERS_MAX) -> str:
+    """Text that somebody else chose, fit to stand inside a sentence of ours, whatever it holds.
+
+    One line without control or direction-changing characters, cut with an ellipsis; credentials in it are reduced to
+    their prefix; what is written from right to left is isolated, so that it cannot rearrange the words around it.
+    """
+    kept = "".join("\ufffd" if _is_unfit(character) else character for character in " ".join(text.split()))
+    safe = without_secrets(kept)
+    if len(safe) > characters_max:
+        safe = f"{safe[: characters_max - 1]}…"
+    if any(unicodedata.bidirectional(character) in _RIGHT_TO_LEFT for character in safe):
+        return f"{_ISOLATE}{safe}{_END_OF_ISOLATE}"
+    return safe
+
+
+def _is_unfit(character: str) -> bool:
+    return character in _DIRECTION_CHARACTERS or unicodedata.category(character) in _UNPRINTABLE_CATEGORIES

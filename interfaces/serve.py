@@ -16,6 +16,7 @@ from domain.access import Plan
 from domain.credential import Environment, Secret
 from domain.errors import UnavailableError
 from domain.events import Origin
+from domain.mail_address import MailAddress
 from domain.naming import Name
 from interfaces.bootstrap import (
     keep_running,
@@ -149,7 +150,8 @@ def _demo(settings: Settings, conninfo: str) -> Secret | None:
         if manage.accounts.page(limit=1):
             return None
         by = Origin("system:demo", manage.new_request_id(), manage.clock.now())
-        account = manage.accounts.open(name=Name("Demo"), email="demo@example.com", plan=Plan.SCALE, by=by)
+        email = MailAddress("demo@example.com")
+        account = manage.accounts.open(name=Name("Demo"), email=email, plan=Plan.SCALE, by=by)
         manage.campaigns.create(
             account_id=account.account_id, environment=Environment.LIVE, name=Name("Backend engineers"), by=by
         )

@@ -7,9 +7,10 @@ from psycopg import Cursor
 from psycopg.rows import TupleRow
 
 from application.ports import AccountView
-from domain.account import Opened, PlanChanged, Reinstated, Suspended
+from domain.account import NoticesChanged, Opened, PlanChanged, Reinstated, Suspended
 from domain.events import Event
 from domain.ids import AccountId
+from domain.notices import MUTABLE
 from infrastructure.postgres.pool import Database
 
 
@@ -26,6 +27,11 @@ class AccountsView:
     SET_SUSPENDED = """
         UPDATE views.accounts SET suspended = %(suspended)s, position = %(position)s WHERE account_id = %(account_id)s
     """
+    SET_NOTICES = """
+        UPDATE views.accounts
+        SET notice_email = %(notice_email)s, muted_notices = %(muted)s, position = %(position)s
+        WHERE account_id = %(account_id)s
+    """
     CLEAR = "DELETE FROM views.accounts"
 
     def apply(self, cursor: Cursor[TupleRow], event: Event, position: int) -> None:
@@ -41,6 +47,8 @@ class AccountsView:
                 cursor.execute(self.SET_SUSPENDED, values | {"suspended": True})
             case Reinstated():
                 cursor.execute(self.SET_SUSPENDED, values | {"suspended": False})
+            case NoticesChanged():
+                cursor.execute(self.SET_NOTICES, values | {"notice_email": event.email, "muted": list(event.muted)})
             case _:
                 pass
 
@@ -53,11 +61,11 @@ class PostgresAccounts:
     """The port `Accounts`."""
 
     FIND = """
-        SELECT account_id, name, email, plan, suspended, opened_at, position
+        SELECT account_id, name, email, plan, suspended, opened_at, position, notice_email, muted_notices
         FROM views.accounts WHERE account_id = %(account_id)s
     """
     PAGE = """
-        SELECT account_id, name, email, plan, suspended, opened_at, position
+        SELECT account_id, name, email, plan, suspended, opened_at, position, notice_email, muted_notices
         FROM views.accounts WHERE position < %(before)s ORDER BY position DESC LIMIT %(limit)s
     """
 
@@ -78,5 +86,15 @@ class PostgresAccounts:
 
 
 def _account(row: TupleRow) -> AccountView:
-    account_id, name, email, plan, suspended, opened_at, position = row
-    return AccountView(AccountId(account_id), name, email, plan, suspended, opened_at, position)
+    account_id, name, email, plan, suspended, opened_at, position, notice_email, muted = row
+    return AccountView(
+        account_id=AccountId(account_id),
+        name=name,
+        email=email,
+        plan=plan,
+        suspended=suspended,
+        opened_at=opened_at,
+        position=position,
+        notice_email=notice_email,
+        muted=frozenset(kind for kind in MUTABLE if kind.value in muted),
+    )

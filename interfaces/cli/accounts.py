@@ -1,6 +1,5 @@
 """`keyledger account`: open, list, suspend, reinstate."""
 
-import re
 from argparse import Namespace
 from datetime import datetime
 from typing import Any, Self
@@ -9,6 +8,7 @@ import msgspec
 
 from application.ports import AccountView, Freshness
 from domain.access import Plan
+from domain.mail_address import MailAddress
 from domain.naming import Name
 from interfaces.cli.exits import Exit
 from interfaces.cli.paging import limit_of, show_page
@@ -19,9 +19,6 @@ from interfaces.http.caller import parsed
 from interfaces.http.keys import ReceiptBody
 from interfaces.http.paging import Pager
 from interfaces.settings import Settings
-
-EMAIL_CHARACTERS_MAX = 254  # RFC 5321 section 4.5.3.1.3, less the angle brackets
-_EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]+")
 
 
 class AccountBody(msgspec.Struct):
@@ -57,7 +54,7 @@ class ChangedAccountBody(AccountBody, kw_only=True):
 def create(arguments: Namespace, settings: Settings) -> int:
     """Opens an account; its id alone on stdout, or with --json the account."""
     name = parsed("name", Name.parse, arguments.name)
-    email = parsed("email", _email, arguments.email)
+    email = parsed("email", MailAddress.parse, arguments.email)
     with operator(settings) as op:
         account = op.manage.accounts.open(name=name, email=email, plan=Plan(arguments.plan), by=op.origin)
         body = AccountBody.of(account)
@@ -110,11 +107,3 @@ def reinstate(arguments: Namespace, settings: Settings) -> int:
 def _show_changed(arguments: Namespace, account: AccountView, freshness: Freshness) -> None:
     body = ChangedAccountBody.of(account, receipt=ReceiptBody.of(freshness))
     write(as_json(body) if arguments.json else fields(body))
-
-
-def _email(text: str) -> str:
-    """One address as people write it; whether it receives is only known once it has."""
-    address = text.strip()
-    if len(address) > EMAIL_CHARACTERS_MAX or not address.isprintable() or _EMAIL.fullmatch(address) is None:
-        raise ValueError("is not an e-mail address")
-    return address

@@ -12,6 +12,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 from domain.access import Plan
 from domain.api_key import GraceStart, KeyStatus, RevocationReason
 from domain.credential import Environment
+from domain.notices import MUTABLE
 from interfaces.cli.exits import EXIT_CODES, Exit
 from interfaces.cli.terminal import say, without_credentials, write
 
@@ -20,6 +21,8 @@ Keyledger's operator: accounts, API keys, and the service itself. It works on th
 or else on the one in KEYLEDGER_DATA_DIR (default var/), which is started for the call when no service runs on it.
 Data goes to stdout, talk to stderr.
 """
+
+NOTIFICATIONS: Final = "interfaces.cli.notifications:notifications"
 
 IMPORT_LINES: Final = """\
 each line: {"name", "environment": "live|staging|dev", "prefix", "hash", "algorithm": "bcrypt|sha256", "scopes"?,
@@ -66,7 +69,7 @@ def grammar() -> Parser:
     root = Parser("keyledger", description=DESCRIPTION)
     root.add_argument("--version", action=_Version, nargs=0, help="print the release")
     nouns = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _account(nouns.add_parser("account", help="open, list, suspend and reinstate accounts"))
+    _account(nouns.add_parser("account", help="open, list, suspend and reinstate accounts, and their notices"))
     _key(nouns.add_parser("key", help="create, import, list, show, rotate and revoke API keys, and read their history"))
     _jobs(nouns.add_parser("jobs", help="what the background process does from time to time"))
     _usage(_verb(nouns, "usage", "interfaces.cli.usage:usage", "one key's requests over time"))
@@ -102,6 +105,18 @@ def _account(noun: Parser) -> None:
         verb = _verb(verbs, name, f"interfaces.cli.accounts:{name}", what)
         verb.add_argument("id", metavar="ID", help="acc_…")
         _json(verb)
+    _notifications(_verb(verbs, "notifications", NOTIFICATIONS, "show or change where notices go, and which are sent"))
+
+
+def _notifications(verb: Parser) -> None:
+    kinds = [kind.value for kind in MUTABLE]
+    verb.add_argument("id", metavar="ID", help="acc_…")
+    verb.add_argument("--mute", action="append", choices=kinds, default=[], help="do not send these; may be repeated")
+    verb.add_argument("--unmute", action="append", choices=kinds, default=[], help="send these again; may be repeated")
+    address = verb.add_mutually_exclusive_group()
+    address.add_argument("--email", metavar="ADDRESS", help="where they go")
+    address.add_argument("--account-email", action="store_true", help="they go to the account's own address again")
+    _json(verb)
 
 
 def _key(noun: Parser) -> None:

@@ -17,7 +17,9 @@ from application.event_json import EventJson
 from domain.access import Networks, Plan, Scopes
 from domain.api_key import GraceStart, RevocationReason
 from domain.events import RETIRED_TOPICS, Aggregate, Event
+from domain.mail_address import MailAddress
 from domain.naming import Name, Note
+from domain.notices import NoticeKind
 from tests.kit.builders import NOON, a_campaign, a_key, an_account, an_imported_key, key_id, origin
 from tests.kit.rotations import rotations_of_every_kind
 from tests.kit.usage import a_purge, a_usage_run
@@ -32,6 +34,8 @@ def specimens() -> list[Aggregate]:
     account.change_plan(Plan.TEAM, by=origin())
     account.suspend(by=origin())
     account.reinstate(by=origin())
+    muted = [NoticeKind.ROTATION_REMINDER, NoticeKind.ATTACKED]
+    account.change_notices(email=MailAddress("keys@acme.example"), muted=muted, by=origin())
     key = a_key(number=1, expires_at=NOON + 200 * DAY)
     key.rename(Name("Billing"), by=origin())
     key.rescope(Scopes.parse(["campaigns:*", "keys:read"]), by=origin())

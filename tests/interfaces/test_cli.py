@@ -353,3 +353,23 @@ def _commands(parser: ArgumentParser) -> Iterator[str]:
         if isinstance(action.choices, dict):
             for verb in action.choices.values():
                 yield from _commands(verb)
+
+
+def test_notices_are_shown_and_changed(keyledger: Keyledger) -> None:
+    """Where they go and which are sent; what is not named stays, and what cannot be meant changes nothing."""
+    account = keyledger("account", "create", "--name", "Noticed", "--email", "ops@acme.example").out.strip()
+    notifications = ("account", "notifications", account)
+    before = keyledger(*notifications, "--json").json
+    assert (before["email"], before["sent_to"]) == (None, "ops@acme.example")
+    assert set(before["notices"].values()) == {True}
+    changed = keyledger(*notifications, "--mute", "retired", "--mute", "attacked", "--email", "keys@acme.example")
+    assert (changed.code, changed.err) == (Exit.OK, "")
+    assert re.search(r"^sent_to +keys@acme\.example$", changed.out, re.MULTILINE)
+    keyledger(*notifications, "--unmute", "retired")
+    after = keyledger(*notifications, "--json").json
+    assert (after["email"], after["sent_to"]) == ("keys@acme.example", "keys@acme.example")
+    assert [kind for kind, is_sent in after["notices"].items() if not is_sent] == ["attacked"]
+    refused = keyledger(*notifications, "--email", "a@acme.example> SIZE=1")
+    assert (refused.code, refused.err) == (Exit.REFUSED, "keyledger: --email: is not an e-mail address\n")
+    assert keyledger(*notifications, "--mute", "notices_changed").code == Exit.USAGE
+    assert keyledger(*notifications, "--account-email", "--json").json["sent_to"] == "ops@acme.example"

@@ -26,6 +26,7 @@ from domain.access import Networks, Plan, Scopes
 from domain.credential import Environment
 from domain.events import Origin
 from domain.ids import AccountId, KeyId
+from domain.mail_address import MailAddress
 from domain.naming import Name
 from interfaces.bootstrap import Core, Management, management, open_core
 from interfaces.settings import Settings
@@ -80,7 +81,7 @@ class Back:
     def account(self, plan: Plan = Plan.SCALE) -> AccountId:
         """A new account."""
         return self.manage.accounts.open(
-            name=Name("Relay"), email="owner@example.com", plan=plan, by=self.origin()
+            name=Name("Relay"), email=MailAddress("owner@example.com"), plan=plan, by=self.origin()
         ).account_id
 
     def key(  # noqa: PLR0913 - a key has so many sides

@@ -1,0 +1,53 @@
+"""What notices say: each names its key, what happened, when and by whom, and what to do next."""
+
+import re
+import shlex
+
+import pytest
+
+from application.mail_layout import Links, as_html, as_text
+from application.notice_words import words_of
+from domain.notices import NoticeKind
+from interfaces.cli.grammar import parse
+from tests.kit.mails import a_notice
+
+LINKS = Links("https://keys.example/keys/key_000000001", "https://keys.example/notifications/mute?token=t")
+
+
+@pytest.mark.parametrize("kind", NoticeKind)
+def test_both_parts_say_what_when_who_and_what_next(kind: NoticeKind) -> None:
+    """The lead, every fact, the advice, the link, each command line, and the way to stop it: in text and in HTML."""
+    words = words_of(a_notice(kind, actor="cli:root"))
+    text, html = as_text(words, LINKS), as_html(words, LINKS)
+    facts = dict(words.facts)
+    assert "2026-03-01 12:00 UTC" in facts.values()
+    assert facts["By"] == "the operator root at the command line"
+    assert kind is NoticeKind.NOTICES_CHANGED or "“Production API” (sk_live_000000001)" in words.subject
+    for said in (*facts, *facts.values(), words.lead, words.advice, *words.commands, LINKS.thing, str(LINKS.mute)):
+        assert " ".join(said.split()) in " ".join(text.split())
+        assert said in html.replace("&#x27;", "'")
+
+
+@pytest.mark.parametrize("kind", NoticeKind)
+def test_each_command_line_can_be_typed(kind: NoticeKind) -> None:
+    """The command line's own grammar takes it as it is."""
+    for line in words_of(a_notice(kind)).commands:
+        program, *words = shlex.split(line)
+        assert program == "keyledger"
+        assert parse(words).run
+
+
+@pytest.mark.parametrize("kind", NoticeKind)
+def test_nothing_that_somebody_chose_is_on_a_command_line(kind: NoticeKind) -> None:
+    """A name, a note and an actor with a shell's characters in them do not come near it."""
+    bad = "$(reboot)`;|&"
+    notice = a_notice(kind, name=bad, actor=f"cli:{bad}", details={"note": bad, "reason": bad, "days": bad})
+    assert not re.search(r"[$`;|&()]", " ".join(words_of(notice).commands))
+
+
+def test_a_mail_that_no_link_turns_off_has_none() -> None:
+    """A security notice says nothing of one."""
+    words = words_of(a_notice(NoticeKind.ATTACKED))
+    links = Links(LINKS.thing, None)
+    assert "mute" not in as_text(words, links) + as_html(words, links)
+    assert "stop" not in as_text(words, links).lower()
