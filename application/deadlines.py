@@ -36,6 +36,11 @@ class Deadlines:
         by = self._origin("system:expiry")
         return self._sweep(partial(self._due.to_expire, by.at, BATCH), lambda key: key.expire(by=by))
 
+    def announce_expiry(self) -> int:
+        """Says of every key that its expiry is near, a week and a day ahead."""
+        by = self._origin("system:expiry")
+        return self._sweep(partial(self._due.to_announce, by.at, BATCH), lambda key: key.announce_expiry(by=by))
+
     def flag_rotation(self) -> int:
         """Flags every key past 90 days for rotation."""
         by = self._origin("system:rotation")

@@ -191,6 +191,10 @@ class DueKeys(Protocol):
         """Keys past ``expires_at`` without their event."""
         ...
 
+    def to_announce(self, now: datetime, limit: int) -> Sequence[KeyId]:
+        """Keys that expire within a week, or within a day, without the event that says so."""
+        ...
+
     def to_flag(self, now: datetime, limit: int) -> Sequence[KeyId]:
         """Keys past ``rotation_due_at`` without their event."""
         ...

@@ -41,7 +41,7 @@ from domain.naming import Name, Note
 
 ROTATION_DUE_AFTER = timedelta(days=ROTATION_DUE_DAYS)
 SAID_AGAIN_AFTER = timedelta(days=1)
-EXPIRY_ANNOUNCED_BEFORE = timedelta(days=7)
+EXPIRY_ANNOUNCED_BEFORE = (timedelta(days=7), timedelta(days=1))
 
 
 class KeyStatus(StrEnum):
@@ -121,6 +121,7 @@ class ApiKey(Aggregate, topic="api_key"):
         rotation_due_at: datetime,
         lineage_id: str,
         replaces: str | None,
+        created_at: datetime | None = None,
     ) -> None:
         self.account_id = AccountId(account_id)
         self.name = Name(name)
@@ -139,7 +140,8 @@ class ApiKey(Aggregate, topic="api_key"):
         self.revoked_for: str | None = None
         self.disabled = False
         self.rotation_flagged = False
-        self.expiry_announced = False
+        self.created_at = created_at or self.created_on
+        self.expiry_announced_at: datetime | None = None
         self.expiry_recorded = False
         self.attacked_at: datetime | None = None
         self.presented_after_end_at: datetime | None = None
@@ -335,14 +337,21 @@ class ApiKey(Aggregate, topic="api_key"):
             self.record(Revoked, by=by, reason=reason.value, note=note)
 
     def announce_expiry(self, *, by: Origin) -> None:
-        """Puts on record that the key expires within a week, once, unless it ends before."""
-        if (
-            not self.expiry_announced
-            and self.expires_at is not None
-            and self.status(by.at) not in {KeyStatus.REVOKED, KeyStatus.EXPIRED, KeyStatus.ROTATING}
-            and by.at >= self.expires_at - EXPIRY_ANNOUNCED_BEFORE
-        ):
+        """Puts on record that the key expires within a week, and again within a day, unless it ends before.
+
+        A moment that has passed unsaid is made good once; a key that was made after it lacks it.
+        """
+        at = self._next_expiry_notice()
+        has_ended = self.status(by.at) in {KeyStatus.REVOKED, KeyStatus.EXPIRED}
+        if at is not None and by.at >= at and self.replaced_by is None and not has_ended:
             self.record(Expiring, by=by, expires_at=self.expires_at)
+
+    def _next_expiry_notice(self) -> datetime | None:
+        if self.expires_at is None:
+            return None
+        said_at = self.expiry_announced_at or self.created_at
+        moments = (self.expires_at - before for before in EXPIRY_ANNOUNCED_BEFORE)
+        return next((moment for moment in moments if moment > said_at), None)
 
     def expire(self, *, by: Origin) -> None:
         """Puts the expiry on record, once it has passed."""

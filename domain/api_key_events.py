@@ -168,15 +168,15 @@ class GraceExtended(Event):
 
 @dataclass(frozen=True)
 class Expiring(Event):
-    """The key expires within a week; recorded once, by the sweep, so that its owner is told."""
+    """The key expires within a week, or within a day: recorded once for each, so that its owner is told."""
 
     TOPIC: ClassVar[str] = "key.expiring"
 
     expires_at: datetime
 
     def apply(self, aggregate: "ApiKey") -> None:
-        """Remembers that it was said."""
-        aggregate.expiry_announced = True
+        """Remembers when it was said."""
+        aggregate.expiry_announced_at = self.timestamp
 
 
 @dataclass(frozen=True)

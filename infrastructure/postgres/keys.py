@@ -49,6 +49,9 @@ class KeysView:
     SET_DISABLED = "UPDATE views.keys SET disabled = %(disabled)s, position = %(position)s WHERE key_id = %(key_id)s"
     REVOKE = "UPDATE views.keys SET revoked_at = %(at)s, position = %(position)s WHERE key_id = %(key_id)s"
     EXPIRE = "UPDATE views.keys SET expiry_recorded = true, position = %(position)s WHERE key_id = %(key_id)s"
+    ANNOUNCE_EXPIRY = """
+        UPDATE views.keys SET expiry_announced_at = %(at)s, position = %(position)s WHERE key_id = %(key_id)s
+    """
     CLEAR = "DELETE FROM views.keys"
 
     def apply(self, cursor: Cursor[TupleRow], event: Event, position: int) -> None:
@@ -107,6 +110,8 @@ def _change(event: Event) -> tuple[LiteralString, dict[str, Any]] | None:  # noq
             return KeysView.SET_DISABLED, {"disabled": False}
         case events.Revoked():
             return KeysView.REVOKE, {"at": event.timestamp}
+        case events.Expiring():
+            return KeysView.ANNOUNCE_EXPIRY, {"at": event.timestamp}
         case events.Expired():
             return KeysView.EXPIRE, {}
         case _:
@@ -169,6 +174,12 @@ class PostgresKeys:
         WHERE revoked_at IS NULL AND expires_at IS NOT NULL AND NOT expiry_recorded AND expires_at <= %(now)s
           AND (retires_at IS NULL OR retires_at > %(now)s)
         ORDER BY expires_at LIMIT %(limit)s
+    """
+    TO_ANNOUNCE = """
+        SELECT key_id FROM views.keys
+        WHERE revoked_at IS NULL AND replaced_by IS NULL AND expiry_notice_at <= %(now)s AT TIME ZONE 'UTC'
+          AND expires_at > %(now)s AND (retires_at IS NULL OR retires_at > %(now)s)
+        ORDER BY expiry_notice_at LIMIT %(limit)s
     """
     TO_FLAG = """
         SELECT key_id FROM views.keys
@@ -241,6 +252,10 @@ class PostgresKeys:
     def to_expire(self, now: datetime, limit: int) -> Sequence[KeyId]:
         """Keys past their expiry without its event."""
         return self._due(self.TO_EXPIRE, now, limit)
+
+    def to_announce(self, now: datetime, limit: int) -> Sequence[KeyId]:
+        """Keys whose expiry has come near and has not been said."""
+        return self._due(self.TO_ANNOUNCE, now, limit)
 
     def to_flag(self, now: datetime, limit: int) -> Sequence[KeyId]:
         """Keys old enough to rotate without their event."""

@@ -51,6 +51,7 @@ def jobs(core: Core) -> dict[str, Job]:
         "settlement": Job(settings.settlement_window, lambda: settlement.settle(clock.now())),
         "retirement": Job(SWEEP_EVERY, deadlines.retire),
         "expiry": Job(SWEEP_EVERY, deadlines.expire),
+        "expiring": Job(SWEEP_EVERY, deadlines.announce_expiry),
         "rotation": Job(SWEEP_EVERY, deadlines.flag_rotation),
         "grace": Job(SWEEP_EVERY, deadlines.begin_grace),
         "attacks": Job(SWEEP_EVERY, suspicions.note_attacks),

@@ -46,7 +46,7 @@ def rotations_of_every_kind() -> list[Aggregate]:
     rotation.look(key, still, by=origin(rotated + 27 * DAY, actor=job))
     account = an_account(number=2)
     account.rotate_after(60, by=origin())
-    expiring = a_key(number=14, expires_at=NOON + DAY)
+    expiring = a_key(number=14, at=NOON - 10 * DAY, expires_at=NOON + DAY)
     expiring.announce_expiry(by=origin())
     cancelled = Rotation.of(a_key(number=13), by=origin(DUE, actor=job))
     cancelled.cancel(by=origin(DUE))
