@@ -47,8 +47,8 @@ class Sender:
 class Mail:
     """One message. All of it is the same each time it is handed over.
 
-    ``id`` is all letters, digits, dots and dashes; Message-ID is made of it. ``at`` is its Date. ``list_id`` names the
-    kind. ``mute_url`` None: this kind is not turned off by a link.
+    ``id`` is all letters, digits, dots, dashes and underscores; Message-ID is made of it. ``at`` is its Date.
+    ``list_id`` names the kind. ``mute_url`` None: this kind is not turned off by a link.
     """
 
     id: str
@@ -74,10 +74,14 @@ class Posting(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """The outcome, and what the server or the system said about it, in at most 300 characters of one line."""
+    """The outcome, and what the server or the system said about it, in at most 300 characters of one line.
+
+    ``code``: the server's reply code; None where it did not come to one.
+    """
 
     posting: Posting
     said: str
+    code: int | None = None
 
 
 class PostOffice(Protocol):
@@ -85,4 +89,8 @@ class PostOffice(Protocol):
 
     def post(self, mail: Mail) -> Posted:
         """Hands the message over, and answers in bounded time whatever the other side does; raises nothing."""
+        ...
+
+    def interrupt(self) -> None:
+        """Ends what is being handed over in other threads at once, each as `LATER`."""
         ...

@@ -71,12 +71,18 @@ def _rotation_reminder(notice: Notice) -> Words:
 
 
 def _retiring_soon(notice: Notice) -> Words:
+    needed = "Its successor is in use, and something still uses this one, too."
+    if notice.details.get("successor_used") == "False":
+        needed = "Its successor has not been used yet."
     return Words(
-        subject=f"API key {_known_as(notice)} retires soon and is still in use",
-        lead="This API key has a successor and will soon be refused, and something still uses it.",
+        subject=f"API key {_known_as(notice)} retires soon and is still needed",
+        lead=f"This API key will soon be refused. {needed}",
         facts=_facts(notice, "Noticed", "retires_at", "last_used_at", "successor_id"),
-        advice="Find what still uses it, and give that the successor, or ask for more time.",
-        commands=(f"keyledger logs --key {notice.thing_id}",),
+        advice="Find what still uses it, and give that the successor; or put the end off.",
+        commands=(
+            f"keyledger logs --key {notice.thing_id}",
+            f"keyledger key extend {notice.thing_id} --grace-seconds 604800",
+        ),
     )
 
 

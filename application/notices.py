@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from domain.ids import AccountId
 from domain.notices import NoticeKind
 
 
@@ -17,7 +16,7 @@ class Notice:
     """
 
     kind: NoticeKind
-    account_id: AccountId
+    account_id: str
     at: datetime
     actor: str
     thing_id: str

@@ -28,14 +28,14 @@ from infrastructure.system import SystemEntropy
 BCRYPT_BYTES_MAX = 72
 BCRYPT_COST_MAX = 16
 BCRYPT_COST_MIN = 10
-CURSOR_CHARACTERS_MAX = 512
+SEALED_CHARACTERS_MAX = 512
 LOG_HASH_CHARACTERS = 32
 RECEIPT_BYTES = 32
 ROOT_SECRET_BYTES_MIN = 32
 SECRET_FILE_BYTES_MAX = 65_536
 
 _BASE62_PAIRS = [(first + second).encode("ascii") for first in BASE62 for second in BASE62]
-_CURSOR_MAC_BYTES = 16
+_SEAL_BYTES = 16
 _HASH_BYTES = 32
 _HMAC_BLOCK_BYTES = 64
 _FINGERPRINT_BYTES = 16
@@ -55,6 +55,7 @@ class Purpose(StrEnum):
     CURSOR = "cursor"
     LOG = "log"
     SESSION = "session"
+    LINK = "link"
 
 
 def hkdf_sha256(secret: bytes, *, salt: bytes, info: bytes, length: int) -> bytes:
@@ -114,7 +115,7 @@ class SecretRing:
     At least one secret, each of at least 32 bytes, else ValueError.
     """
 
-    __slots__ = ("_cursors", "_logs", "_receipts", "_tags")
+    __slots__ = ("_cursors", "_links", "_logs", "_receipts", "_tags")
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
         if not secrets:
@@ -124,6 +125,7 @@ class SecretRing:
         self._tags: Final = _macs(secrets, Purpose.TAG)
         self._receipts: Final = _macs(secrets, Purpose.RECEIPT)
         self._cursors: Final = _macs(secrets, Purpose.CURSOR)
+        self._links: Final = _macs(secrets, Purpose.LINK)
         self._logs: Final = _macs(secrets, Purpose.LOG)
 
     @classmethod
@@ -173,22 +175,19 @@ class SecretRing:
 
         ValueError when the text would be longer than 512 characters.
         """
-        mac = self._cursors[0].digest(payload)[:_CURSOR_MAC_BYTES]
-        text = _base64url(mac + payload)
-        if len(text) > CURSOR_CHARACTERS_MAX:
-            raise ValueError(f"a cursor has at most {CURSOR_CHARACTERS_MAX} characters")
-        return text
+        return _sealed(self._cursors, payload)
 
     def open_cursor(self, text: str) -> bytes | None:
         """The payload of a sealed cursor; None for whatever is not one, character for character."""
-        if len(text) > CURSOR_CHARACTERS_MAX:
-            return None
-        sealed = _unbase64url(text)
-        if sealed is None or len(sealed) < _CURSOR_MAC_BYTES:
-            return None
-        mac, payload = sealed[:_CURSOR_MAC_BYTES], sealed[_CURSOR_MAC_BYTES:]
-        genuine = any(hmac.compare_digest(each.digest(payload)[:_CURSOR_MAC_BYTES], mac) for each in self._cursors)
-        return payload if genuine else None
+        return _opened(self._cursors, text)
+
+    def seal_link(self, payload: bytes) -> str:
+        """As `seal_cursor`, for a link in a mail."""
+        return _sealed(self._links, payload)
+
+    def open_link(self, text: str) -> bytes | None:
+        """As `open_cursor`, for a link in a mail."""
+        return _opened(self._links, text)
 
     def __repr__(self) -> str:
         return f"SecretRing({len(self._tags)} secrets)"
@@ -270,6 +269,22 @@ def _fits_bcrypt(raw: bytes) -> bool:
 def _macs(secrets: Sequence[bytes], purpose: Purpose) -> tuple[_Mac, ...]:
     info = f"keyledger/1/{purpose}".encode("ascii")
     return tuple(_Mac(hkdf_sha256(secret, salt=b"keyledger", info=info, length=_HASH_BYTES)) for secret in secrets)
+
+
+def _sealed(macs: Sequence[_Mac], payload: bytes) -> str:
+    text = _base64url(macs[0].digest(payload)[:_SEAL_BYTES] + payload)
+    if len(text) > SEALED_CHARACTERS_MAX:
+        raise ValueError(f"sealed text has at most {SEALED_CHARACTERS_MAX} characters")
+    return text
+
+
+def _opened(macs: Sequence[_Mac], text: str) -> bytes | None:
+    sealed = _unbase64url(text) if len(text) <= SEALED_CHARACTERS_MAX else None
+    if sealed is None or len(sealed) < _SEAL_BYTES:
+        return None
+    mac, payload = sealed[:_SEAL_BYTES], sealed[_SEAL_BYTES:]
+    genuine = any(hmac.compare_digest(each.digest(payload)[:_SEAL_BYTES], mac) for each in macs)
+    return payload if genuine else None
 
 
 def _tag(mac: _Mac, signed: bytes) -> bytes:

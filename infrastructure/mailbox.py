@@ -41,6 +41,9 @@ class Mailbox:
         log.info("mail_kept_in_mailbox", mail_id=mail.id, kind=mail.list_id, file=str(self._folder / name))
         return Posted(Posting.ACCEPTED, f"kept in {self._folder.name}/{name}")
 
+    def interrupt(self) -> None:
+        """Nothing takes long here."""
+
     def _forget_oldest(self) -> None:
         kept = sorted(self._folder.glob("*.eml"))
         for path in kept[: -self._messages_max]:

@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
-from threading import Timer
+from threading import Lock, Timer
 from typing import Final
 
 from application.mail import SAID_CHARACTERS_MAX, Mail, MailServer, Posted, Posting, Sender
@@ -31,6 +31,7 @@ class _NotTakenError(Exception):
         super().__init__(f"{command}: {code} {words.decode('utf-8', 'replace')}")
         # What a server says before it has seen the mail is about us: a wrong password is mended, and the mail is
         # wanted then.
+        self.code: Final = code or None
         self.posting: Final = Posting.NEVER if about_the_mail and code in _PERMANENT else Posting.LATER
 
 
@@ -56,6 +57,8 @@ class SmtpPostOffice:
         self._connect_seconds = connect_seconds
         self._answer_seconds = answer_seconds
         self._message_seconds = message_seconds
+        self._under_way: set[socket.socket] = set()
+        self._lock = Lock()
 
     def post(self, mail: Mail) -> Posted:
         """Hands the message over; what became of it."""
@@ -63,23 +66,29 @@ class SmtpPostOffice:
             with self._connected() as client:
                 words = self._hand_over(client, mail)
         except _NotTakenError as refusal:
-            return _posted(refusal.posting, str(refusal))
+            return _posted(refusal.posting, str(refusal), refusal.code)
         except smtplib.SMTPServerDisconnected:
             return _posted(Posting.LATER, "the server closed the connection, or took too long")
         except smtplib.SMTPResponseException as refusal:
-            return _posted(Posting.LATER, f"{refusal.smtp_code} {refusal.smtp_error!r}")
+            return _posted(Posting.LATER, f"{refusal.smtp_code} {refusal.smtp_error!r}", refusal.smtp_code)
         except (smtplib.SMTPException, OSError) as error:
             return _posted(Posting.LATER, f"{type(error).__name__}: {error}")
         except ValueError as error:
             return _posted(Posting.NEVER, f"this cannot be written as a mail: {error}")
-        return _posted(Posting.ACCEPTED, words)
+        return _posted(Posting.ACCEPTED, words, _OK)
+
+    def interrupt(self) -> None:
+        """Ends the connections of all threads."""
+        with self._lock:
+            for connection in self._under_way:
+                _shut(connection)
 
     @contextmanager
     def _connected(self) -> Generator[smtplib.SMTP]:
         address = (self._server.host, self._server.port)
         with (
             closing(socket.create_connection(address, self._connect_seconds)) as plain,
-            _bounded(plain, self._message_seconds),
+            self._bounded(plain),
         ):
             plain.settimeout(self._answer_seconds)
             # Its name is the sender's domain: to find this machine's own, the library would ask DNS, unbounded.
@@ -89,6 +98,26 @@ class SmtpPostOffice:
                 yield client
             finally:
                 client.close()
+
+    @contextmanager
+    def _bounded(self, connection: socket.socket) -> Generator[None]:
+        """After the time for a message, or told to, whoever waits for the connection sees its end.
+
+        Also under TLS, and where the other side sends a byte at a time.
+        """
+        with closing(connection.dup()) as brake:
+            timer = Timer(self._message_seconds, _shut, [brake])
+            timer.daemon = True
+            timer.start()
+            with self._lock:
+                self._under_way.add(brake)
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._under_way.discard(brake)
+                timer.cancel()
+                timer.join()
 
     def _wrapped(self, plain: socket.socket) -> ssl.SSLSocket:
         context = self._proven if self._server.must_be_proven else self._unproven
@@ -149,20 +178,6 @@ class SmtpPostOffice:
             client.login(self._server.user, self._server.password or "")
 
 
-@contextmanager
-def _bounded(connection: socket.socket, seconds: float) -> Generator[None]:
-    """After that time whatever waits for the connection sees its end, also under TLS, and a byte at a time."""
-    with closing(connection.dup()) as brake:
-        timer = Timer(seconds, _shut, [brake])
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            timer.join()
-
-
 def _shut(connection: socket.socket) -> None:
     with suppress(OSError):  # ended by itself a moment before
         connection.shutdown(socket.SHUT_RDWR)
@@ -177,5 +192,5 @@ def _host_name(sender: Sender) -> str:
     return sender.address.domain if sender.address.domain.isascii() else "[127.0.0.1]"
 
 
-def _posted(posting: Posting, said: str) -> Posted:
-    return Posted(posting, shown(said, characters_max=SAID_CHARACTERS_MAX))
+def _posted(posting: Posting, said: str, code: int | None = None) -> Posted:
+    return Posted(posting, shown(said, characters_max=SAID_CHARACTERS_MAX), code)

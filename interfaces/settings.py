@@ -4,6 +4,7 @@ Each is ``KEYLEDGER_`` + the field's name in capitals. A value that cannot be me
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,9 +12,12 @@ from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Literal, Self, TypeVar
+from urllib.parse import unquote, urlsplit
 
+from application.mail import MailServer, Sender
 from application.verified_keys import Lease
 from domain.credential import Environment
+from domain.mail_address import MailAddress
 
 Durability = Literal["commit", "buffered"]
 LogFormat = Literal["json", "console"]
@@ -75,6 +79,13 @@ class Settings:
     """Set by `keyledger serve` for its own processes: its process id, whose end is theirs, however early it comes."""
     demo: bool = True
     """Whether the first start makes a demo account with one key."""
+    public_url: str | None = None
+    """Where people reach this service, for the links in mails; None: its own host and port."""
+    smtp: MailServer | None = None
+    """KEYLEDGER_SMTP_URL: where mail is handed over, ``smtp://user:password@host:port`` (STARTTLS where offered) or
+    ``smtps://``; None: mail is kept in a folder of data_dir."""
+    mail_from: Sender = field(default_factory=lambda: Sender(MailAddress("keyledger@localhost"), "Keyledger"))
+    """Whom mail comes from; must be set with a mail server."""
     settlement_window: timedelta = timedelta(seconds=10)
     """KEYLEDGER_SETTLEMENT_WINDOW_SECONDS: how often uses become `keys.used` events."""
 
@@ -83,6 +94,9 @@ class Settings:
         """The settings of the process's environment, or of the given one; SettingError for a bad value."""
         values = _Reader(os.environ if environment is None else environment)  # noqa: TID251 - read here, once
         default = cls()
+        smtp, sender = values.parsed_secret("SMTP_URL", _mail_server), values.parsed("MAIL_FROM", _sender)
+        if smtp is not None and sender is None:
+            raise SettingError("KEYLEDGER_MAIL_FROM must be set with KEYLEDGER_SMTP_URL")
         terminal: LogFormat = "console" if sys.stderr.isatty() else "json"
         return cls(
             data_dir=Path(values.text("DATA_DIR") or default.data_dir).absolute(),
@@ -109,6 +123,9 @@ class Settings:
             log_format=values.choice("LOG_FORMAT", ("json", "console"), terminal),
             supervisor=values.number("SUPERVISOR", 0, low=1, high=2**22) or None,
             demo=values.choice("DEMO", ("0", "1"), "1") == "1",
+            public_url=values.parsed("PUBLIC_URL", _public_url),
+            smtp=smtp,
+            mail_from=sender or default.mail_from,
             settlement_window=timedelta(seconds=values.number("SETTLEMENT_WINDOW_SECONDS", 10, low=1, high=600)),
         )
 
@@ -149,8 +166,77 @@ class _Reader:
                 return value
         raise SettingError(f"KEYLEDGER_{name} must be one of: {', '.join(allowed)}")
 
+    def parsed(self, name: str, parse: Callable[[str], Parsed]) -> Parsed | None:
+        text = self.text(name)
+        return None if text is None else _parsed(name, parse, text)
+
+    def parsed_secret(self, name: str, parse: Callable[[str], Parsed]) -> Parsed | None:
+        """As ``parsed``, or from the file of its ``_FILE`` twin; ``parse`` repeats nothing of it in its errors."""
+        text = self.secret(name)
+        return None if text is None else _parsed(name, parse, text)
+
     def listed(self, name: str, parse: Callable[[str], Parsed]) -> list[Parsed]:
         try:
             return [parse(part.strip()) for part in (self.text(name) or "").split(",") if part.strip()]
         except ValueError as error:
             raise SettingError(f"KEYLEDGER_{name}: {error}") from error
+
+
+def _parsed(name: str, parse: Callable[[str], Parsed], text: str) -> Parsed:
+    try:
+        return parse(text)
+    except ValueError as error:
+        # Without the cause: the library's own words may repeat a password.
+        raise SettingError(f"KEYLEDGER_{name} {error}") from None
+
+
+def _mail_server(text: str) -> MailServer:
+    try:
+        url = urlsplit(text)
+        host, port = url.hostname, url.port
+    except ValueError:
+        url, host, port = urlsplit(""), None, None
+    if url.scheme not in {"smtp", "smtps"} or not host or url.path.strip("/") or url.query or url.fragment or port == 0:
+        raise ValueError(
+            "must be smtp://user:password@host:port or smtps://…, with % for what is not a letter or digit"
+        )
+    if url.password is not None and not url.username:
+        raise ValueError("has a password and no user")
+    is_encrypted = url.scheme == "smtps"
+    usual = 465 if is_encrypted else 587 if url.username else 25  # RFC 8314 section 3.3, RFC 6409, RFC 5321
+    return MailServer(
+        host=host,
+        port=port or usual,
+        is_encrypted=is_encrypted,
+        user=unquote(url.username) if url.username else None,
+        password=None if url.password is None else unquote(url.password),
+    )
+
+
+def _sender(text: str) -> Sender:
+    name, bracket, rest = text.strip().partition("<")
+    address = rest.removesuffix(">") if bracket else name
+    name = name.strip().strip('"') if bracket else ""
+    if not name.isprintable() or (bracket and not rest.endswith(">")):
+        raise ValueError("must be an e-mail address, or a name and an address in angle brackets")
+    return Sender(MailAddress.parse(address), name)
+
+
+def _public_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        url, port = urlsplit(""), None
+    if (
+        url.scheme not in {"http", "https"}
+        or not url.hostname
+        or url.query
+        or url.fragment
+        or url.username
+        or port == 0
+    ):
+        raise ValueError("must be the beginning of an address, as https://keys.example.com")
+    if not re.fullmatch(r"[!-;=?-~]+", text):  # what stands in a header and between angle brackets
+        raise ValueError("has characters that an address does not have")
+    return text.rstrip("/")

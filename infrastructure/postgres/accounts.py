@@ -75,7 +75,12 @@ class PostgresAccounts:
     def find(self, account_id: AccountId) -> AccountView | None:
         """One account; None when there is none."""
         with self._database.cursor() as cursor:
-            row = cursor.execute(self.FIND, {"account_id": account_id}).fetchone()
+            return self.read(cursor, account_id)
+
+    @classmethod
+    def read(cls, cursor: Cursor[TupleRow], account_id: AccountId) -> AccountView | None:
+        """The same inside a transaction of the caller's."""
+        row = cursor.execute(cls.FIND, {"account_id": account_id}).fetchone()
         return None if row is None else _account(row)
 
     def page(self, *, before: int | None, limit: int) -> Sequence[AccountView]:

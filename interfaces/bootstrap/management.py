@@ -7,6 +7,7 @@ from application.accounts import AccountManagement
 from application.campaigns import CampaignManagement
 from application.imports import KeyImport
 from application.keys import KeyManagement
+from application.notice_links import NoticeLinks
 from application.usage_reports import UsageReports
 from domain.ids import RequestId
 from infrastructure.postgres.accounts import PostgresAccounts
@@ -27,6 +28,7 @@ class Management:
     keys: KeyManagement
     imports: KeyImport
     accounts: AccountManagement
+    notice_links: NoticeLinks
     campaigns: CampaignManagement
     usage_reports: UsageReports
     rebuilder: Rebuilder
@@ -36,7 +38,8 @@ class Management:
 
 def management(core: Core) -> Management:
     """The use cases that change things."""
-    cache = PostgresFreshness(core.database)
+    cache, accounts = PostgresFreshness(core.database), PostgresAccounts(core.database)
+    account_management = AccountManagement(ledger=core.ledger, accounts=accounts, cache=cache, entropy=core.entropy)
     return Management(
         keys=KeyManagement(
             ledger=core.ledger,
@@ -52,9 +55,8 @@ def management(core: Core) -> Management:
         imports=KeyImport(
             ledger=core.ledger, imports=PostgresImports(core.database), cache=cache, entropy=core.entropy
         ),
-        accounts=AccountManagement(
-            ledger=core.ledger, accounts=PostgresAccounts(core.database), cache=cache, entropy=core.entropy
-        ),
+        accounts=account_management,
+        notice_links=NoticeLinks(seals=core.ring, accounts=accounts, management=account_management),
         campaigns=CampaignManagement(
             ledger=core.ledger, campaigns=PostgresCampaigns(core.database), entropy=core.entropy
         ),

@@ -119,6 +119,8 @@ def http_app() -> ASGIApp:
             gatekeeper=gate.keeper,
             key_management=manage.keys,
             campaign_management=manage.campaigns,
+            account_management=manage.accounts,
+            notice_links=manage.notice_links,
             usage_reports=manage.usage_reports,
             health=PostgresHealth(core.database, gate.verified),
             cursors=core.ring,

@@ -10,8 +10,10 @@ from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
+from application.accounts import AccountManagement
 from application.campaigns import CampaignManagement
 from application.keys import KeyManagement
+from application.notice_links import NoticeLinks
 from application.ports import Cursors, Health
 from application.usage_reports import UsageReports
 from interfaces.http.body import JsonRequest
@@ -25,6 +27,7 @@ from interfaces.http.gate import Gate, Gatekeeper
 from interfaces.http.health import health_router
 from interfaces.http.keys import keys_router
 from interfaces.http.metrics import MetricsDoor, metrics_router
+from interfaces.http.notifications import notice_pages_router, notifications_router
 from interfaces.http.quick import QuickForward
 from interfaces.http.request import TrustedProxies
 from interfaces.http.schema import DESCRIPTION, SECURITY, schema_router
@@ -39,6 +42,8 @@ class HttpServices:
     gatekeeper: Gatekeeper
     key_management: KeyManagement
     campaign_management: CampaignManagement
+    account_management: AccountManagement
+    notice_links: NoticeLinks
     usage_reports: UsageReports
     health: Health
     cursors: Cursors
@@ -62,16 +67,19 @@ def create_app(services: HttpServices) -> ASGIApp:
 
     protected = Router(
         "/",
-        route_handlers=[keys_router(), campaigns_router(), usage_router(), verify_router()],
+        route_handlers=[keys_router(), campaigns_router(), usage_router(), notifications_router(), verify_router()],
         middleware=[gate],
         dependencies=caller_dependencies(services.gatekeeper.clock),
         security=[{"apiKey": []}],
     )
     app = Litestar(
-        route_handlers=[protected, health_router(), metrics_router()],
+        route_handlers=[protected, health_router(), metrics_router(), notice_pages_router()],
         dependencies={
             "key_management": given(services.key_management),
             "campaign_management": given(services.campaign_management),
+            "account_management": given(services.account_management),
+            "notice_links": given(services.notice_links),
+            "clock": given(services.gatekeeper.clock),
             "usage_reports": given(services.usage_reports),
             "health": given(services.health),
             "cursors": given(services.cursors),

@@ -88,8 +88,9 @@ def test_the_derivation_never_changes() -> None:
     """Pinned values: were they to change, every key, receipt, log hash and cursor in the world would be void."""
     assert RING.tag(RAW[:-11]) == b"7Ak9ystxM4A"
     assert RING.receipt(RAW).hex() == "fdd91084f73fd572314a6280344ca075cc149db36942819e88dc3f5f9792b6a2"
-    assert [purpose.value for purpose in Purpose] == ["tag", "receipt", "cursor", "log", "session"]
+    assert [purpose.value for purpose in Purpose] == ["tag", "receipt", "cursor", "log", "session", "link"]
     assert RING.seal_cursor(b"page 2") == "BeuBhWaFbQ1eAJ5G7WjVI3BhZ2UgMg"
+    assert RING.seal_link(b"page 2") == "ZvCdigf7Da3ocCum297RmXBhZ2UgMg"
     assert RING.log_hash(RAW) == "76cc5d454e3d0e9292e0ab16cfab8ef2"
 
 
@@ -365,3 +366,11 @@ def test_entropy_gives_what_was_asked_for_and_never_twice() -> None:
     ids = {entropy.new(AccountId) for _ in range(1000)}
     assert len(ids) == 1000
     assert type(entropy.new(RequestId)) is RequestId
+
+
+@given(st.binary(max_size=100))
+def test_a_cursor_is_no_link_and_a_link_no_cursor(payload: bytes) -> None:
+    """Each opens as what it was sealed as, and as nothing else."""
+    assert RING.open_link(RING.seal_link(payload)) == payload
+    assert RING.open_link(RING.seal_cursor(payload)) is None
+    assert RING.open_cursor(RING.seal_link(payload)) is None

@@ -31,6 +31,8 @@ ROUTES = [
     ("GET", "/api/campaigns", ..., "campaigns:read", 200),
     ("POST", "/api/campaigns", {}, "campaigns:write", 422),
     ("GET", "/api/campaigns/cmp_0000000000000000", ..., "campaigns:read", 403),
+    ("GET", "/api/notifications", ..., "keys:write", 200),
+    ("PATCH", "/api/notifications", {"notices": {"none": False}}, "keys:write", 422),
     ("POST", "/api/verify", {}, "keys:verify", 422),
 ]
 GRANTS = [

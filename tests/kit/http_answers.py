@@ -106,7 +106,9 @@ class StrictClient:
         if "x-forwarded-for" not in given:
             lines.append(("X-Forwarded-For", another_address()))
         if content is not None:
-            lines += [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
+            lines.append(("Content-Length", str(len(content))))
+            if "content-type" not in given:
+                lines.append(("Content-Type", "application/json"))
         heard = self._exchange(method, path, content, lines)
         check_answer(heard, creates=method == "POST")
         return heard
