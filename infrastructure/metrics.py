@@ -23,6 +23,7 @@ class Metrics:
         self._milliseconds: dict[str, float] = defaultdict(float)
         self._lock = Lock()
         self._jobs: list[tuple[str, str, float]] = []
+        self._deliveries: list[tuple[str, str, float]] = []
         self._counters: dict[str, float] = defaultdict(float)
         self._gauges: dict[str, Callable[[], float]] = {}
         self._totals: dict[str, Callable[[], float]] = {}
@@ -38,6 +39,10 @@ class Metrics:
         """Counts a run of a job; ``result`` is ``done``, ``postponed`` or ``failed``."""
         self._jobs.append((name, result, seconds))
 
+    def count_delivery(self, channel: str, result: str, seconds: float) -> None:
+        """Counts an attempt to bring a message to its receiver; ``result`` is as the outbox names it."""
+        self._deliveries.append((channel, result, seconds))
+
     def watch(
         self, *, gauges: Mapping[str, Callable[[], float]], totals: Mapping[str, Callable[[], float]] | None = None
     ) -> None:
@@ -52,6 +57,7 @@ class Metrics:
     def counters(self) -> dict[str, float]:
         """The counters up to now; called by one thread alone."""
         self._add_jobs()
+        self._add_deliveries()
         return self._counters | self._request_counters() | {series: read() for series, read in self._totals.items()}
 
     def _request_counters(self) -> dict[str, float]:
@@ -76,3 +82,10 @@ class Metrics:
         for name, result, seconds in taken:
             self._counters[f'keyledger_job_runs_total{{job="{name}",result="{result}"}}'] += 1
             self._counters[f'keyledger_job_seconds_total{{job="{name}"}}'] += seconds
+
+    def _add_deliveries(self) -> None:
+        taken = self._deliveries[:]
+        del self._deliveries[: len(taken)]
+        for channel, result, seconds in taken:
+            self._counters[f'keyledger_deliveries_total{{channel="{channel}",result="{result}"}}'] += 1
+            self._counters[f'keyledger_delivery_seconds_total{{channel="{channel}"}}'] += seconds

@@ -5,7 +5,7 @@ never an event. A batch and the position it reaches commit together. An event th
 with the reason in ``views.progress``, and no other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from threading import Event as Flag
 
@@ -25,6 +25,29 @@ APPEND_LOCK = "SELECT pg_advisory_xact_lock(7310305)"
 log = structlog.get_logger()
 
 
+def follow_ledger(conninfo: str, catch_up: Callable[[], bool], stop: Flag) -> None:
+    """Calls ``catch_up`` whenever the ledger may have grown, and as long as it moves, until ``stop`` is set.
+
+    It may raise UnavailableError, and is then called again: a lost database is waited for.
+    """
+    while not stop.is_set():
+        try:
+            _listen(conninfo, catch_up, stop)
+        except (psycopg.OperationalError, UnavailableError) as error:
+            log.warning("tailer_waits_for_database", reason=str(error))
+            stop.wait(POLL.total_seconds())
+
+
+def _listen(conninfo: str, catch_up: Callable[[], bool], stop: Flag) -> None:
+    with psycopg.connect(conninfo, autocommit=True, connect_timeout=5) as listener:
+        listener.execute("LISTEN ledger")
+        while not stop.is_set():
+            while catch_up():
+                pass
+            for _ in listener.notifies(timeout=POLL.total_seconds(), stop_after=1):
+                pass
+
+
 class Tailer:
     """Keeps the following views up to date with the ledger."""
 
@@ -42,21 +65,7 @@ class Tailer:
 
     def run(self, stop: Flag) -> None:
         """Follows until ``stop`` is set; a lost database is waited for."""
-        while not stop.is_set():
-            try:
-                self._follow(stop)
-            except (psycopg.OperationalError, UnavailableError) as error:
-                log.warning("tailer_waits_for_database", reason=str(error))
-                stop.wait(POLL.total_seconds())
-
-    def _follow(self, stop: Flag) -> None:
-        with psycopg.connect(self._database.conninfo, autocommit=True, connect_timeout=5) as listener:
-            listener.execute("LISTEN ledger")
-            while not stop.is_set():
-                while self.catch_up():
-                    pass
-                for _ in listener.notifies(timeout=POLL.total_seconds(), stop_after=1):
-                    pass
+        follow_ledger(self._database.conninfo, self.catch_up, stop)
 
     def catch_up(self) -> bool:
         """One batch for each view; whether any of them moved."""

@@ -86,6 +86,8 @@ class Settings:
     ``smtps://``; None: mail is kept in a folder of data_dir."""
     mail_from: Sender = field(default_factory=lambda: Sender(MailAddress("keyledger@localhost"), "Keyledger"))
     """Whom mail comes from; must be set with a mail server."""
+    outbox_days: int = 30
+    """How long webhooks and mails that have come to their end stay on record, with their attempts."""
     settlement_window: timedelta = timedelta(seconds=10)
     """KEYLEDGER_SETTLEMENT_WINDOW_SECONDS: how often uses become `keys.used` events."""
 
@@ -126,6 +128,7 @@ class Settings:
             public_url=values.parsed("PUBLIC_URL", _public_url),
             smtp=smtp,
             mail_from=sender or default.mail_from,
+            outbox_days=values.number("OUTBOX_DAYS", default.outbox_days, low=1, high=3650),
             settlement_window=timedelta(seconds=values.number("SETTLEMENT_WINDOW_SECONDS", 10, low=1, high=600)),
         )
 

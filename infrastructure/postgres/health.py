@@ -1,4 +1,4 @@
-"""Can a key be verified, and do the views follow."""
+"""Can a key be verified, and do the views and the outbox follow."""
 
 from application.verified_keys import VerifiedKeys
 from domain.errors import UnavailableError
@@ -9,14 +9,20 @@ class PostgresHealth:
     """The port `Health`: reads what authentication reads."""
 
     VERIFIABLE = "SELECT k.key_id FROM views.keys AS k JOIN credentials.verifiers AS v ON v.key_id = k.key_id LIMIT 1"
-    VIEWS = "SELECT view, error FROM views.progress ORDER BY view"
+    VIEWS = """
+        SELECT view, error FROM views.progress
+        UNION ALL SELECT channel || '_outbox', error FROM outbox.progress ORDER BY 1
+    """
 
     def __init__(self, database: Database, verified: VerifiedKeys) -> None:
         self._database = database
         self._verified = verified
 
     def check(self) -> dict[str, str]:
-        """Each following view with ``ok`` or why it stopped; UnavailableError when no key can be verified."""
+        """Each following view and channel of the outbox with ``ok`` or why it stopped.
+
+        UnavailableError when no key can be verified.
+        """
         if not self._verified.is_fresh:
             raise UnavailableError("Cannot prove that a key is still valid")
         with self._database.cursor() as cursor:

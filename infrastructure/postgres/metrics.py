@@ -25,6 +25,8 @@ HELP: Final = {
     "keyledger_key_lookups_total": ("counter", "Credentials that were not remembered and had to be looked up."),
     "keyledger_job_runs_total": ("counter", "Runs of the background jobs, by result."),
     "keyledger_job_seconds_total": ("counter", "Time that the background jobs took."),
+    "keyledger_deliveries_total": ("counter", "Attempts to deliver webhooks and mails, by channel and result."),
+    "keyledger_delivery_seconds_total": ("counter", "Time that these attempts took."),
     "keyledger_cached_keys": ("gauge", "Keys that serving processes remember, all together."),
     "keyledger_lease_seconds": ("gauge", "What is left of the shortest lease; negative: a process answers 503."),
     "keyledger_access_log_queue_rows": ("gauge", "Access rows that wait to be written, all together."),

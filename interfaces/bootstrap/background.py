@@ -1,4 +1,4 @@
-"""What the background process leads: the jobs and the tailer."""
+"""What the background process leads: the jobs, the tailer and the outbox."""
 
 from contextlib import ExitStack
 from datetime import timedelta
@@ -12,18 +12,21 @@ from domain.ids import RunId
 from infrastructure.metrics import Metrics
 from infrastructure.postgres.access_log_partitions import AccessLogPartitions
 from infrastructure.postgres.metrics import MetricsTeller
+from infrastructure.postgres.outbox import PostgresOutbox
 from infrastructure.postgres.refused_attempts import PostgresRefusedAttempts
 from infrastructure.postgres.usage import PostgresSettlementRows
 from infrastructure.projections import Tailer
 from infrastructure.scheduler import Job, Leader
 from interfaces.bootstrap.core import Core, attempts, following_views, open_core
 from interfaces.bootstrap.database import open_database
+from interfaces.bootstrap.outbox import outbox_followers
 from interfaces.settings import Settings
 
 SWEEP_EVERY = timedelta(seconds=2)
 FORGET_EVERY = timedelta(minutes=1)
 PARTITIONS_EVERY = timedelta(hours=1)
 RETENTION_EVERY = timedelta(hours=1)
+OUTBOX_RETENTION_EVERY = timedelta(hours=1)
 
 
 def jobs(core: Core) -> dict[str, Job]:
@@ -47,6 +50,7 @@ def jobs(core: Core) -> dict[str, Job]:
         entropy=core.entropy,
         attack_threshold=settings.attack_threshold,
     )
+    outbox = PostgresOutbox(core.database)
     return {
         "settlement": Job(settings.settlement_window, lambda: settlement.settle(clock.now())),
         "retirement": Job(SWEEP_EVERY, deadlines.retire),
@@ -59,15 +63,17 @@ def jobs(core: Core) -> dict[str, Job]:
         "attempts": Job(FORGET_EVERY, lambda: attempts(core).forget(clock.now())),
         "partitions": Job(PARTITIONS_EVERY, lambda: partitions.ensure_partitions(days_ahead=7)),
         "retention": Job(RETENTION_EVERY, retention.purge),
+        "outbox": Job(OUTBOX_RETENTION_EVERY, lambda: outbox.prune(clock.now() - timedelta(days=settings.outbox_days))),
     }
 
 
 def run_background(settings: Settings, stop: Flag) -> None:
-    """The background process: stands for leader, and leads the jobs and the tailer, until ``stop`` is set."""
+    """The background process: stands for leader, and leads the jobs and the followers, until ``stop`` is set."""
     with ExitStack() as stack:
         conninfo, _ = open_database(settings, stack)
         core = open_core(settings, conninfo, stack)
-        tailer = Tailer(core.database, core.recorder, following_views())
         metrics = Metrics()
         stack.enter_context(MetricsTeller(conninfo, metrics, process_id=core.entropy.new(RunId)))
-        Leader(conninfo, jobs=jobs(core), followers={"tailer": tailer.run}, count=metrics.count_job).run(stop)
+        followers = {"tailer": Tailer(core.database, core.recorder, following_views()).run}
+        followers |= outbox_followers(core, metrics.count_delivery)
+        Leader(conninfo, jobs=jobs(core), followers=followers, count=metrics.count_job).run(stop)
