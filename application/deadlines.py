@@ -42,7 +42,7 @@ class Deadlines:
         return self._sweep(partial(self._due.to_announce, by.at, BATCH), lambda key: key.announce_expiry(by=by))
 
     def flag_rotation(self) -> int:
-        """Flags every key past 90 days for rotation."""
+        """Flags every key that has reached the age at which it is to be rotated."""
         by = self._origin("system:rotation")
         return self._sweep(partial(self._due.to_flag, by.at, BATCH), lambda key: key.fall_due(by=by))
 

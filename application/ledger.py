@@ -3,7 +3,7 @@
 A fact's place in that order is its *position*: 1 for the first event ever, without gaps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from eventsourcing.utils import Environment, EnvType
 
 from application.event_json import EventJson
 from domain.errors import ConflictError, NotFoundError
-from domain.events import Aggregate
+from domain.events import Aggregate, Event
 
 SomeAggregate = TypeVar("SomeAggregate", bound=Aggregate)
 _ATTEMPTS = 50
@@ -59,6 +59,7 @@ class Ledger(Application[str]):
 
     def __init__(self, factory: InfrastructureFactory[TrackingRecorder]) -> None:
         self._given_factory = factory
+        self._events = EventJson()
         super().__init__()
 
     def construct_env(self, name: str, env: EnvType | None = None) -> Environment:
@@ -83,6 +84,16 @@ class Ledger(Application[str]):
         if not isinstance(aggregate, kind):
             raise UnknownAggregateError("Not found")
         return aggregate
+
+    def read(self, *, after: int, limit: int, topics: frozenset[str]) -> Iterator[tuple[int, Event | None]]:
+        """At most ``limit`` events past that position in ledger order, with their positions.
+
+        An event of another topic than these is None: it is passed over unread. Raises MapperDeserialisationError when
+        the iteration comes to an event that this release cannot read.
+        """
+        for notification in self.recorder.select_notifications(after + 1, limit):
+            wanted = notification.topic in topics
+            yield notification.id, self._events.to_domain_event(notification) if wanted else None
 
     def append(self, *aggregates: Aggregate, verifiers: tuple[NewVerifier, ...] = ()) -> int | None:
         """Appends what the aggregates recorded, all or nothing; the last position, None when there was no news.

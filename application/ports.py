@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
+from domain.account import ROTATION_DUE_DAYS
 from domain.api_key import KeyStatus
 from domain.attempt_limit import Decision
 from domain.credential import Environment
@@ -217,6 +218,7 @@ class AccountView:
     position: int
     notice_email: str | None = None
     muted: frozenset[NoticeKind] = frozenset()
+    rotation_due_days: int = ROTATION_DUE_DAYS
 
     @property
     def notices_go_to(self) -> str:

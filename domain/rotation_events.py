@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, ClassVar
 
-from domain.events import Event, FirstEvent
+from domain.events import FirstEvent
 from domain.ids import KeyId
-from domain.workflow import ProcessState
+from domain.workflow import StepTaken
 
 if TYPE_CHECKING:
     from domain.rotation import Rotation
@@ -22,14 +22,13 @@ def newest_reminder(since_due: timedelta) -> int:
 
 
 @dataclass(frozen=True)
-class RotationEvent(Event):
+class RotationEvent(StepTaken):
     """What all of them say: the key, the ``step`` that the rotation is in from now on, and its dates.
 
     ``due_at``: when the key was to be rotated. ``retires_at``: when it is to be refused; None while that is open.
     ``successor_id``: the key that replaces it; None before there is one.
     """
 
-    step: str
     key_id: str
     name: str
     prefix: str
@@ -39,9 +38,14 @@ class RotationEvent(Event):
     due_at: datetime
     retires_at: datetime | None
 
+    @property
+    def subject(self) -> str:
+        """The key that is rotated."""
+        return self.key_id
+
     def apply(self, aggregate: "Rotation") -> None:
         """Takes the step and the dates."""
-        aggregate.step = self.step
+        super().apply(aggregate)
         aggregate.due_at = self.due_at
         aggregate.successor_id = None if self.successor_id is None else KeyId(self.successor_id)
         aggregate.retires_at = self.retires_at
@@ -116,6 +120,11 @@ class SuccessorCreated(RotationEvent):
     grace_seconds: int
     unseen_id: str | None
 
+    @property
+    def awaits(self) -> str | None:
+        """The successor."""
+        return self.successor_id
+
     def apply(self, aggregate: "Rotation") -> None:
         """Begins the overlap of the two keys."""
         super().apply(aggregate)
@@ -132,6 +141,10 @@ class SuccessorUsed(RotationEvent):
     TOPIC: ClassVar[str] = "rotation.successor_used"
 
     first_used_at: datetime
+
+    @property
+    def awaits(self) -> None:
+        """Nothing any more."""
 
     def apply(self, aggregate: "Rotation") -> None:
         """Remembers when."""
@@ -206,10 +219,10 @@ class Closed(RotationEvent):
     """The rotation is over: ``outcome`` is ``rotated``, or how else the key ended: ``revoked``, ``expired``."""
 
     TOPIC: ClassVar[str] = "rotation.closed"
+    ENDS: ClassVar[bool] = True
 
     outcome: str
 
-    def apply(self, aggregate: "Rotation") -> None:
-        """Ends the process."""
-        super().apply(aggregate)
-        aggregate.state = ProcessState.ENDED
+    @property
+    def awaits(self) -> None:
+        """Nothing any more."""

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import ClassVar
+from types import EllipsisType
+from typing import Any, ClassVar
 
 from domain.events import Aggregate, Event, Origin
 
@@ -33,6 +34,32 @@ class Timer:
 
     step: str
     due_at: datetime
+
+
+@dataclass(frozen=True)
+class StepTaken(Event):
+    """A step of one kind of process; ``step`` is where the process stands from now on."""
+
+    ENDS: ClassVar[bool] = False
+    """Whether nothing follows it."""
+
+    step: str
+
+    @property
+    def subject(self) -> str:
+        """The id of what the process is about."""
+        raise NotImplementedError
+
+    @property
+    def awaits(self) -> str | EllipsisType | None:
+        """The key whose first use the process waits for from now on; None: of none; an Ellipsis: as before."""
+        return ...
+
+    def apply(self, aggregate: Any) -> None:
+        """Takes the step."""
+        aggregate.step = self.step
+        if self.ENDS:
+            aggregate.state = ProcessState.ENDED
 
 
 @dataclass(frozen=True)
@@ -122,6 +149,7 @@ class Process(Aggregate, topic="process"):
     failures: int = 0
     error: str | None = None
     state: ProcessState = ProcessState.RUNNING
+    step: str = ""
 
     def schedule(self, timers: Sequence[Timer], *, by: Origin) -> None:
         """Sets when to look again; the same timers record nothing."""

@@ -7,7 +7,7 @@ from psycopg import Cursor
 from psycopg.rows import TupleRow
 
 from application.ports import AccountView
-from domain.account import NoticesChanged, Opened, PlanChanged, Reinstated, Suspended
+from domain.account import NoticesChanged, Opened, PlanChanged, Reinstated, RotationDueDaysChanged, Suspended
 from domain.events import Event
 from domain.ids import AccountId
 from domain.notices import MUTABLE
@@ -26,6 +26,10 @@ class AccountsView:
     SET_PLAN = "UPDATE views.accounts SET plan = %(plan)s, position = %(position)s WHERE account_id = %(account_id)s"
     SET_SUSPENDED = """
         UPDATE views.accounts SET suspended = %(suspended)s, position = %(position)s WHERE account_id = %(account_id)s
+    """
+    SET_ROTATION_DUE_DAYS = """
+        UPDATE views.accounts SET rotation_due_days = %(days)s, position = %(position)s
+        WHERE account_id = %(account_id)s
     """
     SET_NOTICES = """
         UPDATE views.accounts
@@ -47,6 +51,8 @@ class AccountsView:
                 cursor.execute(self.SET_SUSPENDED, values | {"suspended": True})
             case Reinstated():
                 cursor.execute(self.SET_SUSPENDED, values | {"suspended": False})
+            case RotationDueDaysChanged():
+                cursor.execute(self.SET_ROTATION_DUE_DAYS, values | {"days": event.rotation_due_days})
             case NoticesChanged():
                 cursor.execute(self.SET_NOTICES, values | {"notice_email": event.email, "muted": list(event.muted)})
             case _:
@@ -61,11 +67,13 @@ class PostgresAccounts:
     """The port `Accounts`."""
 
     FIND = """
-        SELECT account_id, name, email, plan, suspended, opened_at, position, notice_email, muted_notices
+        SELECT account_id, name, email, plan, suspended, opened_at, position, notice_email, muted_notices,
+               rotation_due_days
         FROM views.accounts WHERE account_id = %(account_id)s
     """
     PAGE = """
-        SELECT account_id, name, email, plan, suspended, opened_at, position, notice_email, muted_notices
+        SELECT account_id, name, email, plan, suspended, opened_at, position, notice_email, muted_notices,
+               rotation_due_days
         FROM views.accounts WHERE position < %(before)s ORDER BY position DESC LIMIT %(limit)s
     """
 
@@ -91,7 +99,7 @@ class PostgresAccounts:
 
 
 def _account(row: TupleRow) -> AccountView:
-    account_id, name, email, plan, suspended, opened_at, position, notice_email, muted = row
+    account_id, name, email, plan, suspended, opened_at, position, notice_email, muted, rotation_due_days = row
     return AccountView(
         account_id=AccountId(account_id),
         name=name,
@@ -102,4 +110,5 @@ def _account(row: TupleRow) -> AccountView:
         position=position,
         notice_email=notice_email,
         muted=frozenset(kind for kind in MUTABLE if kind.value in muted),
+        rotation_due_days=rotation_due_days,
     )

@@ -20,6 +20,7 @@ from infrastructure.scheduler import Job, Leader
 from interfaces.bootstrap.core import Core, attempts, following_views, open_core
 from interfaces.bootstrap.database import open_database
 from interfaces.bootstrap.outbox import outbox_followers
+from interfaces.bootstrap.workflow import workflow_engine, workflow_follower
 from interfaces.settings import Settings
 
 SWEEP_EVERY = timedelta(seconds=2)
@@ -51,6 +52,7 @@ def jobs(core: Core) -> dict[str, Job]:
         attack_threshold=settings.attack_threshold,
     )
     outbox = PostgresOutbox(core.database)
+    engine = workflow_engine(core)
     return {
         "settlement": Job(settings.settlement_window, lambda: settlement.settle(clock.now())),
         "retirement": Job(SWEEP_EVERY, deadlines.retire),
@@ -58,6 +60,7 @@ def jobs(core: Core) -> dict[str, Job]:
         "expiring": Job(SWEEP_EVERY, deadlines.announce_expiry),
         "rotation": Job(SWEEP_EVERY, deadlines.flag_rotation),
         "grace": Job(SWEEP_EVERY, deadlines.begin_grace),
+        "workflow": Job(SWEEP_EVERY, engine.run_due),
         "attacks": Job(SWEEP_EVERY, suspicions.note_attacks),
         "presentations": Job(SWEEP_EVERY, suspicions.note_presented_after_end),
         "attempts": Job(FORGET_EVERY, lambda: attempts(core).forget(clock.now())),
@@ -76,4 +79,5 @@ def run_background(settings: Settings, stop: Flag) -> None:
         stack.enter_context(MetricsTeller(conninfo, metrics, process_id=core.entropy.new(RunId)))
         followers = {"tailer": Tailer(core.database, core.recorder, following_views()).run}
         followers |= outbox_followers(core, metrics.count_delivery)
+        followers |= workflow_follower(core)
         Leader(conninfo, jobs=jobs(core), followers=followers, count=metrics.count_job).run(stop)

@@ -1,0 +1,80 @@
+"""The rotation workflow: which events concern a rotation, which facts it looks at, what its commands do."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from application.ledger import Ledger
+from application.ports import UsageStats
+from application.workflow_ports import UsedSuccessors
+from domain.api_key import ApiKey, KeyStatus
+from domain.api_key_events import (
+    Disabled,
+    Enabled,
+    Expired,
+    GraceBegan,
+    GraceExtended,
+    Revoked,
+    Rotated,
+    RotationDueChanged,
+    RotationFellDue,
+)
+from domain.events import Aggregate, Event, Origin
+from domain.ids import KeyId, RotationId
+from domain.rotation import Rotation, Traffic
+from domain.workflow import RETRIES, Process
+
+OCCASIONS = 500
+LONG_OVER = timedelta(days=30)
+_BEGINS = (RotationFellDue, Rotated)
+_CONCERNS = (
+    RotationFellDue, RotationDueChanged, Rotated, GraceBegan, GraceExtended, Disabled, Enabled, Revoked, Expired,
+)  # fmt: skip
+
+
+class RotationWorkflow:
+    """A rotation begins when its key falls due, or when somebody rotates the key."""
+
+    name = "rotation"
+    kind: type[Process] = Rotation
+    topics = frozenset(event.TOPIC for event in _CONCERNS)
+
+    def __init__(self, *, ledger: Ledger, usage: UsageStats, successors: UsedSuccessors) -> None:
+        self._ledger = ledger
+        self._usage = usage
+        self._successors = successors
+
+    def interested(self, event: Event) -> str | None:
+        """The rotation of the key that the event is about."""
+        return RotationId.of_key(KeyId(event.originator_id)) if isinstance(event, _CONCERNS) else None
+
+    def begin(self, event: Event, *, by: Origin) -> Process | None:
+        """A rotation of the key that fell due or was rotated; none for a key whose end is old news."""
+        if not isinstance(event, _BEGINS):
+            return None
+        key = self._ledger.load(ApiKey, event.originator_id)
+        ended = key.status(by.at) in {KeyStatus.REVOKED, KeyStatus.EXPIRED}
+        return None if ended and by.at - event.timestamp > LONG_OVER else Rotation.of(key, by=by)
+
+    def react(self, process: Process, *, by: Origin) -> Sequence[Aggregate]:
+        """Looks at the key and the traffic on it and on its successor."""
+        if not isinstance(process, Rotation):
+            raise TypeError(type(process).__name__)
+        key = self._ledger.load(ApiKey, process.key_id)
+        commands = process.look(key, self._traffic(key), by=by)
+        for _ in commands:
+            key.end_grace(by=by)
+        return [key]
+
+    def occasions(self) -> Sequence[str]:
+        """Rotations whose successor has been used for the first time."""
+        return self._successors.awaited(OCCASIONS)
+
+    def on_failure(self, attempt: int) -> timedelta | None:
+        """Five tries over seven hours, then stuck."""
+        return RETRIES[attempt - 1] if attempt <= len(RETRIES) else None
+
+    def _traffic(self, key: ApiKey) -> Traffic:
+        if key.replaced_by is None:
+            return Traffic(predecessor_last=None, successor_first=None)
+        usage = self._usage.of_keys([key.key_id, key.replaced_by])
+        return Traffic(usage[key.key_id].last_used_at, usage[key.replaced_by].first_used_at)

@@ -1,0 +1,35 @@
+"""The workflows, and the engine that runs them in the background process. A new workflow is named here."""
+
+from collections.abc import Callable
+from threading import Event as Flag
+
+from application.rotation import RotationWorkflow
+from application.workflow import Boundary, WorkflowEngine
+from infrastructure.postgres.workflow import PostgresProcesses, PostgresProgress, PostgresTimers
+from infrastructure.projections import follow_ledger
+from infrastructure.workflow import LoggedBoundary
+from interfaces.bootstrap.core import Core
+
+
+def workflow_engine(core: Core, boundary: Boundary | None = None) -> WorkflowEngine:
+    """The engine with every workflow."""
+    rotation = RotationWorkflow(ledger=core.ledger, usage=core.usage, successors=PostgresProcesses(core.database))
+    return WorkflowEngine(
+        ledger=core.ledger,
+        workflows=(rotation,),
+        progress=PostgresProgress(core.database),
+        timers=PostgresTimers(core.database),
+        clock=core.clock,
+        entropy=core.entropy,
+        boundary=boundary or LoggedBoundary(),
+    )
+
+
+def workflow_follower(core: Core) -> dict[str, Callable[[Flag], None]]:
+    """What follows the ledger for all workflows, until its flag is set."""
+    engine = workflow_engine(core)
+
+    def follow(stop: Flag) -> None:
+        follow_ledger(core.database.conninfo, engine.catch_up, stop)
+
+    return {"workflow": follow}

@@ -1,0 +1,194 @@
+"""The workflow engine on PostgreSQL: each reaction once, whatever crashes, and what fails is on record."""
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from application.ledger import Ledger
+from application.rotation import RotationWorkflow
+from application.workflow import WorkflowManagement
+from domain.api_key import GraceStart
+from domain.events import Aggregate, Origin
+from domain.rotation import Rotation
+from domain.workflow import RETRIES, Process, ProcessState
+from infrastructure.postgres.pool import Database
+from infrastructure.postgres.workflow import PostgresProcesses
+from tests.kit.books import rebuilt
+from tests.kit.builders import NOON, SettableClock, a_key, an_account, key_id, origin
+from tests.kit.workflow import Crashed, CrashingBoundary, Scheduler, open_ledger
+
+DAY = timedelta(days=1)
+ROTATION = f"rot_{key_id(1).removeprefix('key_')}"
+
+
+@pytest.fixture
+def clock() -> SettableClock:
+    return SettableClock(NOON)
+
+
+@pytest.fixture
+def ledger(database: Database) -> Iterator[Ledger]:
+    with open_ledger(database) as opened:
+        opened.append(an_account())
+        opened.append(a_key(number=1))
+        yield opened
+
+
+def story(conninfo: str, stream: str = ROTATION) -> list[str]:
+    """The topics of a stream, without when it is looked at."""
+    with psycopg.connect(conninfo) as connection:
+        rows = connection.execute(
+            "SELECT topic FROM ledger.events WHERE stream_id = %s AND topic <> 'workflow.scheduled' ORDER BY version",
+            (stream,),
+        )
+        return [topic for (topic,) in rows]
+
+
+class FailingWorkflow(RotationWorkflow):
+    """A rotation whose reactions fail while they are told to."""
+
+    failing = True
+
+    def react(self, process: Process, *, by: Origin) -> Sequence[Aggregate]:
+        """Fails, or reacts."""
+        if self.failing:
+            raise ZeroDivisionError("as told")
+        return super().react(process, by=by)
+
+
+def failing(database: Database, clock: SettableClock) -> tuple[Scheduler, FailingWorkflow]:
+    """A scheduler whose rotations fail."""
+    made: list[FailingWorkflow] = []
+
+    def workflows(ledger: Ledger) -> Sequence[FailingWorkflow]:
+        plain = Scheduler(database, clock=clock)
+        made.append(FailingWorkflow(ledger=ledger, usage=plain.usage, successors=PostgresProcesses(database)))
+        return made
+
+    return Scheduler(database, clock=clock, workflows=workflows), made[0]
+
+
+def test_a_key_that_falls_due_is_told_of_and_reminded_of(
+    database: Database, conninfo: str, ledger: Ledger, clock: SettableClock
+) -> None:
+    """Notice at 90 days, reminders on day 7, 14, 30, 60; each once, however often the sweep runs."""
+    del ledger
+    scheduler = Scheduler(database, clock=clock)
+    for day in range(160):
+        clock.at = NOON + day * DAY
+        scheduler.sweep()
+        scheduler.sweep()
+    assert story(conninfo) == ["rotation.began", "rotation.notified", *["rotation.reminded"] * 4]
+    assert story(conninfo, key_id(1)) == ["key.created", "key.rotation_due"]
+
+
+def test_a_service_that_was_away_tells_what_it_missed_once(
+    database: Database, conninfo: str, ledger: Ledger, clock: SettableClock
+) -> None:
+    """Asleep over the due date and three reminders, the owner gets one message; asleep over two, one reminder."""
+    del ledger
+    scheduler = Scheduler(database, clock=clock)
+    clock.at = NOON + 125 * DAY
+    scheduler.sweep()
+    assert story(conninfo) == ["rotation.began", "rotation.notified"]
+    clock.at = NOON + 230 * DAY
+    scheduler.sweep()
+    assert story(conninfo)[2:] == ["rotation.reminded"]
+
+
+@pytest.mark.parametrize("edge", ["before", "after"])
+def test_a_reaction_takes_effect_once_wherever_it_crashes(
+    database: Database, conninfo: str, ledger: Ledger, clock: SettableClock, edge: str
+) -> None:
+    """Crashed at the first commit, and gone on with by another scheduler: the same story as without."""
+    del ledger
+    crashing = Scheduler(database, clock=clock, boundary=CrashingBoundary(crashes=lambda at: at.startswith(edge)))
+    clock.at = NOON + 90 * DAY
+    with pytest.raises(Crashed):
+        crashing.sweep()
+    assert bool(story(conninfo)) == (edge == "after")
+    Scheduler(database, clock=clock).sweep()
+    assert story(conninfo) == ["rotation.began", "rotation.notified"]
+
+
+def test_a_failing_reaction_is_retried_then_stuck_then_resumed(
+    database: Database, conninfo: str, ledger: Ledger, clock: SettableClock
+) -> None:
+    """Each failure is on record with its error and its next try; a stuck process waits for a hand, and goes on."""
+    scheduler, workflow = failing(database, clock)
+    processes = PostgresProcesses(database)
+    clock.at = NOON + 90 * DAY
+    scheduler.sweep()
+    for wait in RETRIES:
+        failed = processes.find(ROTATION)
+        assert failed is not None
+        assert failed.state is ProcessState.RUNNING
+        assert failed.error == "ZeroDivisionError: as told"
+        assert [timer.due_at - clock.at for timer in failed.timers] == [wait]
+        clock.advance(wait)
+        scheduler.sweep()
+    assert [view.state for view in processes.page(state=ProcessState.STUCK, workflow=None, before=None, limit=9)] == [
+        ProcessState.STUCK
+    ]
+    clock.advance(30 * DAY)
+    scheduler.sweep()
+    assert story(conninfo)[-1] == "workflow.stuck"
+    workflow.failing = False
+    WorkflowManagement(ledger=ledger).resume(ROTATION, by=origin(clock.at))
+    scheduler.sweep()
+    assert story(conninfo)[-2:] == ["workflow.resumed", "rotation.notified"]
+    assert not scheduler.boundary.stops
+
+
+def test_a_cancelled_process_does_nothing_more(
+    database: Database, conninfo: str, ledger: Ledger, clock: SettableClock
+) -> None:
+    """Cancelled is the end, and takes the timers away."""
+    scheduler = Scheduler(database, clock=clock)
+    clock.at = NOON + 90 * DAY
+    scheduler.sweep()
+    WorkflowManagement(ledger=ledger).cancel(ROTATION, by=origin(clock.at))
+    clock.advance(40 * DAY)
+    scheduler.sweep()
+    assert story(conninfo)[-1] == "workflow.cancelled"
+    view = PostgresProcesses(database).find(ROTATION)
+    assert view is not None
+    assert (view.state, view.timers) == (ProcessState.CANCELLED, ())
+
+
+def test_a_timer_that_somebody_took_is_not_taken_by_another(
+    database: Database, ledger: Ledger, clock: SettableClock
+) -> None:
+    """Of two sweepers one gets the process; when that one dies, the other does, half a minute later."""
+    del ledger
+    scheduler = Scheduler(database, clock=clock)
+    clock.at = NOON + 90 * DAY
+    scheduler.sweep()
+    clock.at = NOON + 97 * DAY
+    timers = scheduler.engine._timers
+    assert list(timers.take(clock.at, 9)) == [ROTATION]
+    assert list(timers.take(clock.at, 9)) == []
+    clock.advance(timedelta(seconds=30))
+    assert list(timers.take(clock.at, 9)) == [ROTATION]
+
+
+def test_rebuilding_the_views_reacts_to_nothing_and_gives_the_same_rows(
+    database: Database, conninfo: str, ledger: Ledger, clock: SettableClock
+) -> None:
+    """Processes and timers follow from events; how far the engine has come is no view."""
+    scheduler = Scheduler(database, clock=clock)
+    clock.at = NOON + 90 * DAY
+    scheduler.sweep()
+    key = ledger.load(type(a_key()), key_id(1))
+    successor = a_key(number=2, at=clock.at, replaces=key)
+    key.rotate(key_id(2), grace=DAY, grace_starts=GraceStart.NOW, by=origin(clock.at))
+    ledger.append(key, successor)
+    scheduler.sweep()
+    before, after = rebuilt(conninfo)
+    assert before == after
+    told = story(conninfo)
+    scheduler.sweep()
+    assert story(conninfo) == told
+    assert ledger.load(Rotation, ROTATION).step == "overlap"
