@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from time import monotonic, sleep
+from time import monotonic, sleep, time
 
 import psycopg
 
+from interfaces.serve import QUICK_END_SECONDS, QUICK_ENDS_MAX
 from tests.kit.load import Load
 from tests.kit.service import Service, eventually
 
@@ -49,7 +50,10 @@ class Scene:
     rounds: list[Round] = field(default_factory=list[Round])
 
     def kill(self, kind: str) -> None:
-        """Some time after the last recovery; returns when what was killed is back, and requests are answered again."""
+        """Some time after the last recovery; returns when what was killed is back, and requests are answered again.
+
+        Not so often that it looks like a process that cannot live: that the supervisor gives up.
+        """
         sleep(self.random.uniform(0, DELAY_SECONDS_MAX))  # when it strikes is a matter of chance
         service, load = self.service, self.load
         if kind == "PostgreSQL":
@@ -61,6 +65,8 @@ class Scene:
             there = service.workers if kind == "worker" else service.background
             before = there()
             victim = self.random.choice(before)
+            if sum(each.kind == kind for each in self.rounds) % QUICK_ENDS_MAX == QUICK_ENDS_MAX - 1:
+                eventually(lambda: time() - victim.create_time() > QUICK_END_SECONDS, "it has lived for a while")
             self.rounds.append(Round(kind, monotonic()))
             victim.kill()
             eventually(
