@@ -1,17 +1,41 @@
 """The ways to the outside, and what runs for each of them in the background process."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from threading import Event as Flag
 
+from application.notifications import NoticeCarrier
+from infrastructure.mailbox import Mailbox
 from infrastructure.outbox import Channel, CountDelivery, OutboxDelivery, OutboxFollower
+from infrastructure.postgres.accounts import PostgresAccounts
+from infrastructure.postgres.notices import NoticeSource
 from infrastructure.postgres.outbox import PostgresOutbox
+from infrastructure.smtp import SmtpPostOffice
 from interfaces.bootstrap.core import Core
+
+MAILBOX = "mailbox"
+MAILS_AT_ONCE = 8
+MAIL_LEASE = timedelta(minutes=4)
+"""Longer than a mail takes: its own minute, ten seconds for each address of the server, and the resolver's time."""
 
 
 def channels(core: Core) -> tuple[Channel, ...]:
     """Every way to the outside that the settings give."""
-    del core
-    return ()
+    return (_mail(core),)
+
+
+def _mail(core: Core) -> Channel:
+    settings = core.settings
+    post_office = Mailbox(settings.data_dir / MAILBOX, settings.mail_from)
+    if settings.smtp is not None:
+        post_office = SmtpPostOffice(settings.smtp, settings.mail_from)
+    carrier = NoticeCarrier(
+        post_office=post_office,
+        accounts=PostgresAccounts(core.database),
+        seals=core.ring,
+        public_url=settings.public_url or f"http://{settings.host}:{settings.port}",
+    )
+    return Channel("email", NoticeSource(), carrier, at_once=MAILS_AT_ONCE, lease=MAIL_LEASE)
 
 
 def outbox_followers(core: Core, count: CountDelivery) -> dict[str, Callable[[Flag], None]]:

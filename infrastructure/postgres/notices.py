@@ -1,0 +1,40 @@
+"""Which mails an event makes: its notice, to the address and by the preferences of the account at that moment."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from psycopg import Cursor
+from psycopg.rows import TupleRow
+
+from application.notifications import TOPICS, KnownKey, address_of, notice_of
+from application.outbox import NewMessage
+from domain.events import Event
+from domain.ids import AccountId
+from infrastructure.postgres.accounts import PostgresAccounts
+
+
+class NoticeSource:
+    """The port `Source` of the outbox."""
+
+    topics = TOPICS
+
+    KEY = "SELECT name, prefix FROM views.keys WHERE key_id = %(key_id)s"
+
+    def messages_for(self, cursor: Cursor[TupleRow], event: Event, position: int) -> Sequence[NewMessage]:
+        """One to the account's address, or none."""
+        del position
+
+        def find_key(key_id: str) -> KnownKey | None:
+            row = cursor.execute(self.KEY, {"key_id": key_id}).fetchone()
+            return None if row is None else KnownKey(*row)
+
+        notice = notice_of(event, find_key=find_key)
+        if notice is None:
+            return []
+        account = PostgresAccounts.read(cursor, AccountId(notice.account_id))
+        address = None if account is None else address_of(event, account)
+        if account is None or address is None or notice.kind in account.muted:
+            return []
+        payload: dict[str, Any] = msgspec.to_builtins(notice, enc_hook=str)
+        return [NewMessage(account.account_id, address, notice.kind.value, payload)]
