@@ -15,8 +15,14 @@ from pathlib import Path
 
 SERVER_USER = "keyledger"  # the system user that runs servers when we are root
 
-# A fixed environment: no locale, PG* variable or preloaded library of the caller reaches a child.
-CHILD_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+_FAKETIME = {
+    name: value
+    for name, value in os.environ.items()  # noqa: TID251 - no setting of ours: how `faketime` tells children of a day
+    if "FAKETIME" in os.environ and (name == "LD_PRELOAD" or name.startswith("FAKETIME"))  # noqa: TID251 - as above
+}
+# A fixed environment: no locale, PG* variable or preloaded library of the caller reaches a child; but whoever runs us
+# on another day runs the database on it, too, whose time is the one that counts.
+CHILD_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"} | _FAKETIME
 
 
 def is_root() -> bool:

@@ -15,7 +15,7 @@ from domain.mail_address import MailAddress
 from infrastructure.smtp import SmtpPostOffice
 from tests.kit.mail_receiver import PASSWORD, USER, MailReceiver
 from tests.kit.mails import SENDER, a_mail
-from tests.kit.service import HOST, free_port
+from tests.kit.service import HOST, eventually, free_port
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,22 @@ def test_a_server_that_says_nothing_is_left(receiver: MailReceiver) -> None:
     receiver.will("stall 600")
     posted = office(receiver, answer_seconds=0.3).post(a_mail(5))
     assert (posted.posting, posted.said) == (Posting.LATER, "the server closed the connection, or took too long")
+
+
+def test_what_is_under_way_can_be_ended(receiver: MailReceiver) -> None:
+    """The process stops: whoever waits for a server that says nothing is let go, as later."""
+    receiver.will("stall 600")
+    posts = office(receiver)
+    found: list[Posting] = []
+    waiting = Thread(target=lambda: found.append(posts.post(a_mail(12)).posting))
+    waiting.start()
+
+    def is_let_go() -> bool:
+        posts.interrupt()  # again and again, as the outbox does: it may not have begun
+        return not waiting.is_alive()
+
+    eventually(is_let_go, "the post office lets go")
+    assert found == [Posting.LATER]
 
 
 def test_nobody_there_is_later() -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ import psutil
 import psycopg
 
 from infrastructure.embedded_postgres import EmbeddedPostgres
+from tests.kit.faketime import another_day
 from tests.kit.http import Answer, Client
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -83,12 +85,14 @@ class Service:
 
     # -- start and stop
 
-    def launch(self) -> subprocess.Popen[bytes]:
-        """Starts the process and waits for nothing."""
+    def launch(self, *, ahead: timedelta = timedelta()) -> subprocess.Popen[bytes]:
+        """Starts the process and waits for nothing; its clock, and its PostgreSQL's, is that much ahead of ours."""
         self.output.parent.mkdir(parents=True, exist_ok=True)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("KEYLEDGER_")}
         settings = {"DATA_DIR": self.data_dir, "HOST": HOST, "PORT": self.port} | self._settings
         environment |= {f"KEYLEDGER_{name}": str(value) for name, value in settings.items()}
+        if ahead:
+            environment |= another_day(self.output.parent, ahead)
         with self.output.open("ab") as output, self.errors.open("ab") as errors:
             self._supervisor = subprocess.Popen(
                 [sys.executable, "-m", "interfaces.cli.main", "serve"],
@@ -100,10 +104,13 @@ class Service:
             )
         return self._supervisor
 
-    def start(self) -> None:
-        """Starts it, on the same data directory and port each time, and returns once it says that it serves."""
+    def start(self, *, ahead: timedelta = timedelta()) -> None:
+        """Starts it, on the same data directory and port each time, and returns once it says that it serves.
+
+        ``ahead``: how much later it is for it.
+        """
         said = self.errors.stat().st_size if self.errors.exists() else 0
-        process = self.launch()
+        process = self.launch(ahead=ahead)
 
         def serves() -> bool:
             words = self.errors.read_bytes()[said:]
