@@ -105,8 +105,7 @@ class PostgresRecorder(ApplicationRecorder):
             return []
         verifiers: Sequence[NewVerifier] = kwargs.get("verifiers", ())
         events = [self._mapper.to_domain_event(stored) for stored in stored_events]
-        with self._appending() as cursor:
-            is_bounded = cursor.connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE
+        with self._appending() as (cursor, is_bounded):
             row = cursor.execute(
                 self.APPEND if is_bounded else self.APPEND_BEFORE_17,
                 {
@@ -118,13 +117,11 @@ class PostgresRecorder(ApplicationRecorder):
             ).fetchone()
             head: int = row[0] if row is not None else 0
             positions = list(range(head + 1, head + 1 + len(events)))
-            # The commit lets the next writer in, so what remains is sent in one go.
-            with cursor.connection.pipeline() if is_bounded else nullcontext():
-                for verifier in verifiers:
-                    self._add(cursor, verifier)
-                for view in self._immediate:
-                    for event, position in zip(events, positions, strict=True):
-                        view.apply(cursor, event, position)
+            for verifier in verifiers:
+                self._add(cursor, verifier)
+            for view in self._immediate:
+                for event, position in zip(events, positions, strict=True):
+                    view.apply(cursor, event, position)
         return positions
 
     def _add(self, cursor: Cursor[TupleRow], new: NewVerifier) -> None:
@@ -133,10 +130,21 @@ class PostgresRecorder(ApplicationRecorder):
             cursor.execute(self.ADD_IMPORT, {"key_id": new.key_id} | asdict(new.imported))
 
     @contextmanager
-    def _appending(self) -> Generator[Cursor[TupleRow]]:
+    def _appending(self) -> Generator[tuple[Cursor[TupleRow], bool]]:
+        """A transaction, and whether the server bounds it whole.
+
+        Then it takes two round-trips: one up to the position, one for what remains, the commit with it. Each one more
+        keeps the next writer waiting, and under load is a turn more to wait for.
+        """
         try:
-            with self._database.transaction() as cursor:
-                yield cursor
+            with self._database.connection() as connection:
+                is_bounded = connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE
+                with (
+                    connection.pipeline() if is_bounded else nullcontext(),
+                    connection.transaction(),
+                    connection.cursor() as cursor,
+                ):
+                    yield cursor, is_bounded
         except psycopg.errors.UniqueViolation as error:
             if error.diag.constraint_name in RACES:
                 raise IntegrityError(str(error)) from error

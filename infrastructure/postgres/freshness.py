@@ -226,12 +226,10 @@ class PostgresFreshness:
         Call it after the change has committed.
         """
         began = elapsed()
-        seen = self._processes()
-        seen_at = elapsed()
+        seen = processes = self._processes()
+        seen_at = looked_at = elapsed()
         turn = 0
         while True:
-            looked_at = elapsed()
-            processes = self._processes()
             behind = {name: process for name, process in processes.items() if process.applied < position}
             # Past a process's lease it cannot be fresh from before; and if it has not moved, it is not there any more.
             lease_seconds = max((process.lease_seconds for process in behind.values()), default=0.0)
@@ -245,6 +243,8 @@ class PostgresFreshness:
                 )
             time.sleep(POLL_SECONDS[min(turn, len(POLL_SECONDS) - 1)])
             turn += 1
+            looked_at = elapsed()
+            processes = self._processes()
 
     def _processes(self) -> dict[str, _Process]:
         with self._database.cursor() as cursor:

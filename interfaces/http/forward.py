@@ -70,7 +70,9 @@ class Forward:
                 return
             refusal = await keeper.refuse(authentication, need=ANY_KEY, client=record.client)
             answer = self._refused(http_scope, refusal, raw)
-            if not isinstance(refusal, RateLimitedError):
+            if isinstance(refusal, RateLimitedError):
+                await keeper.brake.hold()
+            else:
                 await self._leave_row(http_scope, record, authentication, answer.status)
         except UnavailableError as error:
             answer = self._refused(http_scope, error, raw)

@@ -109,8 +109,10 @@ class Visit:
                 return None
             refusal = await self.keeper.refuse(self.authentication, need=self.need, client=self.client)
             answer = self._rendered(refusal)
-            if not isinstance(refusal, RateLimitedError):
+            if isinstance(refusal, RateLimitedError):
                 # A flood leaves no row for each of its attempts.
+                await self.keeper.brake.hold()
+            else:
                 await self._log(answer.status)
         except UnavailableError as error:
             return self._rendered(error)
