@@ -58,6 +58,11 @@ class AccountManagement:
         self._ledger.change(Account, account_id, lambda account: account.change_plan(plan, by=by))
         return self._applied(account_id)[0]
 
+    def rotate_after(self, *, account_id: AccountId, days: int, by: Origin) -> AccountView:
+        """Sets the age at which the account's new keys are to be rotated; those that it has keep theirs."""
+        self._ledger.change(Account, account_id, lambda account: account.rotate_after(days, by=by))
+        return self.get(account_id)
+
     def suspend(self, *, account_id: AccountId, by: Origin) -> tuple[AccountView, Freshness]:
         """Refuses all keys of an account; no process accepts one when it returns."""
         self._ledger.change(Account, account_id, lambda account: account.suspend(by=by))

@@ -9,6 +9,7 @@ from typing import Any
 
 from application.ledger import Ledger, NewVerifier, retried
 from application.ports import (
+    Accounts,
     Clock,
     CredentialHashes,
     Entropy,
@@ -23,6 +24,7 @@ from application.ports import (
     Verifiers,
 )
 from domain.access import Networks, Scopes
+from domain.account import ROTATION_DUE_DAYS
 from domain.api_key import ApiKey, GraceStart, KeyStatus, RevocationReason, status_of
 from domain.credential import Environment, Secret, mint_key
 from domain.errors import ConflictError, InvalidError, NotFoundError
@@ -55,13 +57,17 @@ class IssuedKey:
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """What a new key is to be. ``scopes`` None is full access, ``networks`` None is anywhere."""
+    """What a new key is to be.
+
+    ``scopes`` None is full access, ``networks`` None is anywhere, ``rotation_due_days`` None is what its account says.
+    """
 
     name: Name
     environment: Environment
     scopes: Scopes | None = None
     networks: Networks | None = None
     expires_at: datetime | None = None
+    rotation_due_days: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,7 @@ class KeyChange:
     name: Name | EllipsisType = field(default=...)
     scopes: Scopes | EllipsisType | None = field(default=...)
     networks: Networks | EllipsisType | None = field(default=...)
+    rotation_due_days: int | EllipsisType = field(default=...)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,7 @@ class KeyManagement:
         *,
         ledger: Ledger,
         keys: Keys,
+        accounts: Accounts,
         usage: UsageStats,
         history: History,
         cache: KeyCache,
@@ -99,6 +107,7 @@ class KeyManagement:
     ) -> None:
         self._ledger = ledger
         self._keys = keys
+        self._accounts = accounts
         self._usage = usage
         self._history = history
         self._cache = cache
@@ -125,6 +134,7 @@ class KeyManagement:
             scopes=new.scopes,
             networks=new.networks,
             expires_at=expires_at,
+            rotation_due_after=self._due_after(account_id, new.rotation_due_days),
         )
         self._ledger.append(key, verifiers=(minted.verifier,))
         return IssuedKey(self.get(account_id=account_id, key_id=minted.key_id), minted.secret)
@@ -151,7 +161,7 @@ class KeyManagement:
         return self._managed(views)
 
     def change(self, *, account_id: AccountId, key_id: KeyId, change: KeyChange, by: Origin) -> ManagedKey:
-        """Renames a key, or changes what it may do and from where; holds everywhere when it returns."""
+        """Renames a key, or changes what it may do, from where, and its age at rotation; holds everywhere on return."""
 
         def command(key: ApiKey) -> None:
             if not isinstance(change.name, EllipsisType):
@@ -160,6 +170,8 @@ class KeyManagement:
                 key.rescope(change.scopes, by=by)
             if not isinstance(change.networks, EllipsisType):
                 key.restrict(change.networks, by=by)
+            if not isinstance(change.rotation_due_days, EllipsisType):
+                key.reschedule_rotation(key.created_at + timedelta(days=change.rotation_due_days), by=by)
 
         return self._command(account_id, key_id, command)[0]
 
@@ -177,13 +189,29 @@ class KeyManagement:
         """Immediately revoke compromised keys: when this returns, no process accepts the key. Again: unchanged."""
         return self._command(account_id, key_id, lambda key: key.revoke(reason=reason, note=note, by=by))
 
-    def rotate(
-        self, *, account_id: AccountId, key_id: KeyId, grace: timedelta, grace_starts: GraceStart, by: Origin
+    def extend_grace(self, *, account_id: AccountId, key_id: KeyId, grace: timedelta, by: Origin) -> ManagedKey:
+        """Keeps a key that is being replaced in force for ``grace`` from now; holds everywhere when it returns.
+
+        Raises ConflictError for a key that is not being replaced, and for an end that is no later than the present one.
+        """
+        return self._command(account_id, key_id, lambda key: key.extend_grace(grace, by=by))[0]
+
+    def rotate(  # noqa: PLR0913 - what a rotation asks
+        self,
+        *,
+        account_id: AccountId,
+        key_id: KeyId,
+        grace: timedelta,
+        grace_starts: GraceStart,
+        by: Origin,
+        compromised: bool = False,
     ) -> IssuedKey:
         """Rotate keys every 90 days: a successor like the key, which itself stays accepted for the grace period.
 
         Rotating again before the successor's first use replaces the successor, whose secret was lost; after it, or
         after the successor's own rotation, ConflictError. Raises ConflictError for a key that is disabled or has ended.
+
+        ``compromised``: when this returns, the successor exists and no process accepts the key.
         """
         minted = self._mint(self.get(account_id=account_id, key_id=key_id).view.environment)
 
@@ -201,9 +229,10 @@ class KeyManagement:
                 scopes=predecessor.scopes,
                 networks=predecessor.networks,
                 expires_at=predecessor.expires_at,
+                rotation_due_after=predecessor.rotation_due_at - predecessor.created_at,
                 replaces=predecessor,
             )
-            predecessor.rotate(minted.key_id, grace=grace, grace_starts=grace_starts, by=by)
+            predecessor.rotate(minted.key_id, grace=grace, grace_starts=grace_starts, by=by, compromised=compromised)
             changed = [predecessor, *unseen, successor]
             return self._ledger.append(*changed, verifiers=(minted.verifier,))
 
@@ -237,6 +266,12 @@ class KeyManagement:
             for window in self._usage.windows(key_id, after=after, limit=limit)
         ]
         return sorted([*own, *uses], key=lambda entry: entry.position)[:limit]
+
+    def _due_after(self, account_id: AccountId, days: int | None) -> timedelta:
+        if days is None:
+            account = self._accounts.find(account_id)
+            days = ROTATION_DUE_DAYS if account is None else account.rotation_due_days
+        return timedelta(days=days)
 
     def _mint(self, environment: Environment) -> _Minted:
         key_id, secret = mint_key(

@@ -106,6 +106,12 @@ class WorkflowEngine:
         moved = [self._follow(workflow) for workflow in self._workflows]
         return any(moved)
 
+    def run(self) -> int:
+        """Follows the ledger to its end, then looks at all that is due; how many processes were due."""
+        while self.catch_up():
+            pass
+        return self.run_due()
+
     def run_due(self) -> int:
         """Looks at every process whose time has come, or for which something happened that no event tells."""
         looked = 0

@@ -1,4 +1,4 @@
-"""Can a key be verified, and do the views and the outbox follow."""
+"""Can a key be verified, and do the views, the outbox and the workflows follow."""
 
 from application.verified_keys import VerifiedKeys
 from domain.errors import UnavailableError
@@ -11,7 +11,8 @@ class PostgresHealth:
     VERIFIABLE = "SELECT k.key_id FROM views.keys AS k JOIN credentials.verifiers AS v ON v.key_id = k.key_id LIMIT 1"
     VIEWS = """
         SELECT view, error FROM views.progress
-        UNION ALL SELECT channel || '_outbox', error FROM outbox.progress ORDER BY 1
+        UNION ALL SELECT channel || '_outbox', error FROM outbox.progress
+        UNION ALL SELECT workflow || '_workflow', error FROM workflow.progress ORDER BY 1
     """
 
     def __init__(self, database: Database, verified: VerifiedKeys) -> None:
@@ -19,7 +20,7 @@ class PostgresHealth:
         self._verified = verified
 
     def check(self) -> dict[str, str]:
-        """Each following view and channel of the outbox with ``ok`` or why it stopped.
+        """Each following view, channel of the outbox and workflow with ``ok`` or why it stopped.
 
         UnavailableError when no key can be verified.
         """

@@ -45,7 +45,11 @@ class KeysView:
         UPDATE views.keys SET replaced_by = %(successor_id)s, retires_at = %(retires_at)s, position = %(position)s
         WHERE key_id = %(key_id)s
     """
-    BEGIN_GRACE = "UPDATE views.keys SET retires_at = %(retires_at)s, position = %(position)s WHERE key_id = %(key_id)s"
+    RESCHEDULE = """
+        UPDATE views.keys SET rotation_due_at = %(due_at)s, rotation_flagged = false, position = %(position)s
+        WHERE key_id = %(key_id)s
+    """
+    SET_END = "UPDATE views.keys SET retires_at = %(retires_at)s, position = %(position)s WHERE key_id = %(key_id)s"
     SET_DISABLED = "UPDATE views.keys SET disabled = %(disabled)s, position = %(position)s WHERE key_id = %(key_id)s"
     REVOKE = "UPDATE views.keys SET revoked_at = %(at)s, position = %(position)s WHERE key_id = %(key_id)s"
     EXPIRE = "UPDATE views.keys SET expiry_recorded = true, position = %(position)s WHERE key_id = %(key_id)s"
@@ -90,7 +94,7 @@ class KeysView:
         cursor.execute(self.CLEAR)
 
 
-def _change(event: Event) -> tuple[LiteralString, dict[str, Any]] | None:  # noqa: C901, PLR0911 - one line an event
+def _change(event: Event) -> tuple[LiteralString, dict[str, Any]] | None:  # noqa: C901, PLR0911, PLR0912 - one line an event
     match event:
         case events.Renamed():
             return KeysView.RENAME, {"name": event.name}
@@ -102,8 +106,10 @@ def _change(event: Event) -> tuple[LiteralString, dict[str, Any]] | None:  # noq
             return KeysView.FLAG, {}
         case events.Rotated():
             return KeysView.ROTATE, {"successor_id": event.successor_id, "retires_at": event.retires_at}
-        case events.GraceBegan():
-            return KeysView.BEGIN_GRACE, {"retires_at": event.retires_at}
+        case events.RotationDueChanged():
+            return KeysView.RESCHEDULE, {"due_at": event.rotation_due_at}
+        case events.GraceBegan() | events.GraceExtended():
+            return KeysView.SET_END, {"retires_at": event.retires_at}
         case events.Disabled():
             return KeysView.SET_DISABLED, {"disabled": True}
         case events.Enabled():

@@ -60,7 +60,7 @@ def jobs(core: Core) -> dict[str, Job]:
         "expiring": Job(SWEEP_EVERY, deadlines.announce_expiry),
         "rotation": Job(SWEEP_EVERY, deadlines.flag_rotation),
         "grace": Job(SWEEP_EVERY, deadlines.begin_grace),
-        "workflow": Job(SWEEP_EVERY, engine.run_due),
+        "workflow": Job(SWEEP_EVERY, engine.run),
         "attacks": Job(SWEEP_EVERY, suspicions.note_attacks),
         "presentations": Job(SWEEP_EVERY, suspicions.note_presented_after_end),
         "attempts": Job(FORGET_EVERY, lambda: attempts(core).forget(clock.now())),

@@ -9,6 +9,8 @@ from application.imports import KeyImport
 from application.keys import KeyManagement
 from application.notice_links import NoticeLinks
 from application.usage_reports import UsageReports
+from application.workflow import WorkflowManagement
+from application.workflow_ports import Processes
 from domain.ids import RequestId
 from infrastructure.postgres.accounts import PostgresAccounts
 from infrastructure.postgres.campaigns import PostgresCampaigns
@@ -16,6 +18,7 @@ from infrastructure.postgres.freshness import DatabaseClock, PostgresFreshness
 from infrastructure.postgres.history import PostgresHistory
 from infrastructure.postgres.imports import PostgresImports
 from infrastructure.postgres.usage_reports import PostgresUsageRows
+from infrastructure.postgres.workflow import PostgresProcesses
 from infrastructure.projections import Rebuilder
 from infrastructure.system import RequestIds
 from interfaces.bootstrap.core import Core, following_views, immediate_views
@@ -30,6 +33,8 @@ class Management:
     accounts: AccountManagement
     notice_links: NoticeLinks
     campaigns: CampaignManagement
+    workflows: WorkflowManagement
+    processes: Processes
     usage_reports: UsageReports
     rebuilder: Rebuilder
     new_request_id: Callable[[], RequestId]
@@ -44,6 +49,7 @@ def management(core: Core) -> Management:
         keys=KeyManagement(
             ledger=core.ledger,
             keys=core.keys,
+            accounts=accounts,
             usage=core.usage,
             history=PostgresHistory(core.database),
             cache=cache,
@@ -57,6 +63,8 @@ def management(core: Core) -> Management:
         ),
         accounts=account_management,
         notice_links=NoticeLinks(seals=core.ring, accounts=accounts, management=account_management),
+        workflows=WorkflowManagement(ledger=core.ledger),
+        processes=PostgresProcesses(core.database),
         campaigns=CampaignManagement(
             ledger=core.ledger, campaigns=PostgresCampaigns(core.database), entropy=core.entropy
         ),

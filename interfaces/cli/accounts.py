@@ -8,6 +8,8 @@ import msgspec
 
 from application.ports import AccountView, Freshness
 from domain.access import Plan
+from domain.account import ROTATION_DUE_DAYS_MAX
+from domain.errors import InvalidError
 from domain.mail_address import MailAddress
 from domain.naming import Name
 from interfaces.cli.exits import Exit
@@ -30,6 +32,7 @@ class AccountBody(msgspec.Struct):
     plan: str
     suspended: bool
     opened_at: datetime
+    rotation_due_days: int
 
     @classmethod
     def of(cls, account: AccountView, **more: Any) -> Self:
@@ -41,6 +44,7 @@ class AccountBody(msgspec.Struct):
             plan=account.plan,
             suspended=account.suspended,
             opened_at=account.opened_at,
+            rotation_due_days=account.rotation_due_days,
             **more,
         )
 
@@ -83,6 +87,18 @@ def list_all(arguments: Namespace, settings: Settings) -> int:
                 "opened at": lambda account: account.opened_at,
             },
         )
+    return Exit.OK
+
+
+def rotate_after(arguments: Namespace, settings: Settings) -> int:
+    """Sets the age at which the account's new keys are to be rotated."""
+    days: int = arguments.days
+    if not 1 <= days <= ROTATION_DUE_DAYS_MAX:
+        raise InvalidError.of("days", f"must be from 1 to {ROTATION_DUE_DAYS_MAX}")
+    with operator(settings) as op:
+        account_id = op.account(arguments.id).account_id
+        body = AccountBody.of(op.manage.accounts.rotate_after(account_id=account_id, days=days, by=op.origin))
+        write(as_json(body) if arguments.json else fields(body))
     return Exit.OK
 
 

@@ -13,6 +13,7 @@ from domain.access import Plan
 from domain.api_key import GraceStart, KeyStatus, RevocationReason
 from domain.credential import Environment
 from domain.notices import MUTABLE
+from domain.workflow import ProcessState
 from interfaces.cli.exits import EXIT_CODES, Exit
 from interfaces.cli.terminal import say, without_credentials, write
 
@@ -74,6 +75,7 @@ def grammar() -> Parser:
     _jobs(nouns.add_parser("jobs", help="what the background process does from time to time"))
     _usage(_verb(nouns, "usage", "interfaces.cli.usage:usage", "one key's requests over time"))
     _logs(_verb(nouns, "logs", "interfaces.cli.usage:logs", "the access log of an account or a key, newest first"))
+    _workflow(nouns.add_parser("workflow", help="processes that go on for days, such as rotations"))
     _projections(nouns.add_parser("projections", help="the views made from the ledger"))
     migrate = _verb(nouns, "migrate", "interfaces.cli.service:migrate", "bring the database's schema to this release")
     _json(migrate)
@@ -105,6 +107,14 @@ def _account(noun: Parser) -> None:
         verb = _verb(verbs, name, f"interfaces.cli.accounts:{name}", what)
         verb.add_argument("id", metavar="ID", help="acc_…")
         _json(verb)
+    rotate_after = _verb(
+        verbs,
+        "rotate-after",
+        "interfaces.cli.accounts:rotate_after",
+        "set the age at rotation of an account's new keys",
+    )
+    rotate_after.add_argument("id", metavar="ID", help="acc_…")
+    _rotate_after(rotate_after)
     _notifications(_verb(verbs, "notifications", NOTIFICATIONS, "show or change where notices go, and which are sent"))
 
 
@@ -130,6 +140,7 @@ def _key(noun: Parser) -> None:
     create.add_argument(
         "--allow-ip", action="append", metavar="CIDR", help="may be repeated; without it, from anywhere; on any plan"
     )
+    create.add_argument("--rotation-due-days", type=int, help="age at rotation; default: what the account says")
     create.add_argument("--expires-at", metavar="TIME", help="RFC 3339 with an offset: 2030-01-31T00:00:00Z")
     _json(create)
     listing = _verb(verbs, "list", "interfaces.cli.keys:list_all", "an account's keys, newest first, without secrets")
@@ -151,8 +162,33 @@ def _key(noun: Parser) -> None:
     _json(revoke)
     rotate = _of_key(verbs, "rotate", "create a key's successor and print it, once, alone on stdout")
     rotate.add_argument("--grace-seconds", type=int, help="how long the old key stays accepted; default: one day")
+    rotate.add_argument("--compromised", action="store_true", help="end the old key at once, and say why")
     rotate.add_argument("--grace-starts", choices=[each.value for each in GraceStart], help="default: now")
     _json(rotate)
+    extend = _of_key(verbs, "extend", "put off the retirement of a key that is being replaced")
+    extend.add_argument("--grace-seconds", type=int, help="how long from now; default: one day")
+    _json(extend)
+    _rotate_after(_of_key(verbs, "rotate_after", "set the age at which a key is to be rotated"))
+
+
+def _rotate_after(verb: Parser) -> None:
+    verb.add_argument("--days", type=int, required=True, help="1 to 3650")
+    _json(verb)
+
+
+def _workflow(noun: Parser) -> None:
+    verbs = _verbs(noun)
+    listing = _verb(verbs, "list", "interfaces.cli.workflow:list_all", "processes, the last begun first")
+    listing.add_argument("--state", choices=[each.value for each in ProcessState])
+    _paged(listing)
+    for name, what in (
+        ("show", "one process: where it stands, and when it is looked at"),
+        ("resume", "let a stuck process go on; one that runs is looked at now"),
+        ("cancel", "end a process before its time; what it has done stays done"),
+    ):
+        verb = _verb(verbs, name, f"interfaces.cli.workflow:{name}", what)
+        verb.add_argument("id", metavar="ID", help="rot_…")
+        _json(verb)
 
 
 def _usage(verb: Parser) -> None:
@@ -193,7 +229,7 @@ def _projections(noun: Parser) -> None:
 
 
 def _of_key(verbs: Verbs, name: str, what: str) -> Parser:
-    verb = _verb(verbs, name, f"interfaces.cli.keys:{name}", what)
+    verb = _verb(verbs, name.replace("_", "-"), f"interfaces.cli.keys:{name}", what)
     verb.add_argument("id", metavar="ID", help="key_…")
     return verb
 

@@ -1,4 +1,4 @@
-"""`keyledger key`: create, list, show, history, revoke, rotate; any account's, as its operator."""
+"""`keyledger key`: create, list, show, history, revoke, rotate, extend; any account's, as its operator."""
 
 from argparse import Namespace
 from datetime import UTC, timedelta
@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from application.keys import IssuedKey, NewKey
+from application.keys import IssuedKey, KeyChange, ManagedKey, NewKey
 from domain.access import Networks, Scopes
 from domain.api_key import KeyStatus
 from domain.credential import Environment
@@ -21,8 +21,10 @@ from interfaces.http.caller import parsed
 from interfaces.http.errors import problem_of
 from interfaces.http.key_bodies import note_of
 from interfaces.http.keys import (
+    ChangeKey,
     CreateKey,
     EventBody,
+    ExtendGrace,
     IssuedKeyBody,
     KeyBody,
     ReceiptBody,
@@ -45,6 +47,7 @@ def create(arguments: Namespace, settings: Settings) -> int:
         scopes=arguments.scope,
         allowed_ips=arguments.allow_ip,
         expires_at=arguments.expires_at,
+        rotation_due_days=arguments.rotation_due_days,
     )
     new = NewKey(
         name=parsed("name", Name.parse, asked.name),
@@ -53,6 +56,7 @@ def create(arguments: Namespace, settings: Settings) -> int:
         # Whether the plan has networks is asked of the customer; an operator may restrict any key.
         networks=None if asked.allowed_ips is None else parsed("allowed_ips", Networks.parse, asked.allowed_ips),
         expires_at=asked.expires_at and asked.expires_at.astimezone(UTC),
+        rotation_due_days=asked.rotation_due_days,
     )
     with operator(settings) as op:
         account = op.account(arguments.account)
@@ -101,8 +105,7 @@ def show(arguments: Namespace, settings: Settings) -> int:
     """One key, without its secret."""
     with operator(settings) as op:
         view = op.key(arguments.id)
-        body = KeyBody.of(op.manage.keys.get(account_id=view.account_id, key_id=view.key_id))
-        write(as_json(body) if arguments.json else fields(body))
+        _show(arguments, op.manage.keys.get(account_id=view.account_id, key_id=view.key_id))
     return Exit.OK
 
 
@@ -154,7 +157,11 @@ def revoke(arguments: Namespace, settings: Settings) -> int:
 def rotate(arguments: Namespace, settings: Settings) -> int:
     """Creates a key's successor. The new key alone on stdout, or with --json its object."""
     given = {"grace_seconds": arguments.grace_seconds, "grace_starts": arguments.grace_starts}
-    asked = _asked(RotateKey, **{name: value for name, value in given.items() if value is not None})
+    asked = _asked(
+        RotateKey,
+        compromised=arguments.compromised,
+        **{name: value for name, value in given.items() if value is not None},
+    )
     with operator(settings) as op:
         view = op.key(arguments.id)
         issued = op.manage.keys.rotate(
@@ -162,14 +169,46 @@ def rotate(arguments: Namespace, settings: Settings) -> int:
             key_id=view.key_id,
             grace=timedelta(seconds=asked.grace_seconds),
             grace_starts=asked.grace_starts,
+            compromised=asked.compromised,
             by=op.origin,
         )
         _hand_over(arguments, issued)
         ends = op.key(view.key_id).retires_at
         until = f"until {rfc3339(ends)}" if ends else f"for {asked.grace_seconds} s from its successor's first use"
         say(f"{issued.key.view.key_id} replaces {view.key_id}; the new key is shown only this once")
-        say(f"{view.key_id} is accepted {until if asked.grace_seconds else 'no more'}")
+        ended = asked.compromised or not asked.grace_seconds
+        say(f"{view.key_id} is accepted {'no more' if ended else until}")
     return Exit.OK
+
+
+def extend(arguments: Namespace, settings: Settings) -> int:
+    """Puts off the retirement of a key that is being replaced."""
+    given = {} if arguments.grace_seconds is None else {"grace_seconds": arguments.grace_seconds}
+    asked = _asked(ExtendGrace, **given)
+    with operator(settings) as op:
+        view = op.key(arguments.id)
+        grace = timedelta(seconds=asked.grace_seconds)
+        key = op.manage.keys.extend_grace(account_id=view.account_id, key_id=view.key_id, grace=grace, by=op.origin)
+        _show(arguments, key)
+    return Exit.OK
+
+
+def rotate_after(arguments: Namespace, settings: Settings) -> int:
+    """Sets the age at which a key is to be rotated."""
+    _asked(ChangeKey, rotation_due_days=arguments.days)  # within the bounds of the HTTP API
+    with operator(settings) as op:
+        view = op.key(arguments.id)
+        change = KeyChange(rotation_due_days=arguments.days)
+        _show(
+            arguments,
+            op.manage.keys.change(account_id=view.account_id, key_id=view.key_id, change=change, by=op.origin),
+        )
+    return Exit.OK
+
+
+def _show(arguments: Namespace, key: ManagedKey) -> None:
+    body = KeyBody.of(key)
+    write(as_json(body) if arguments.json else fields(body))
 
 
 def _asked(kind: type[Body], **values: Any) -> Body:

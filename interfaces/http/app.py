@@ -16,6 +16,7 @@ from application.keys import KeyManagement
 from application.notice_links import NoticeLinks
 from application.ports import Cursors, Health
 from application.usage_reports import UsageReports
+from interfaces.http.account import account_router
 from interfaces.http.body import JsonRequest
 from interfaces.http.caller import caller_dependencies
 from interfaces.http.campaigns import campaigns_router
@@ -67,7 +68,14 @@ def create_app(services: HttpServices) -> ASGIApp:
 
     protected = Router(
         "/",
-        route_handlers=[keys_router(), campaigns_router(), usage_router(), notifications_router(), verify_router()],
+        route_handlers=[
+            keys_router(),
+            campaigns_router(),
+            usage_router(),
+            notifications_router(),
+            account_router(),
+            verify_router(),
+        ],
         middleware=[gate],
         dependencies=caller_dependencies(services.gatekeeper.clock),
         security=[{"apiKey": []}],

@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from application.keys import GRACE_DEFAULT, GRACE_MAX, ManagedKey
 from application.ports import Freshness, HistoryEntry
+from domain.account import ROTATION_DUE_DAYS_MAX
 from domain.api_key import GraceStart, KeyStatus, RevocationReason
 from domain.credential import Environment
 from domain.naming import Note
@@ -20,6 +21,12 @@ Addresses = Annotated[
 ]
 
 
+Days = Annotated[
+    int,
+    Meta(ge=1, le=ROTATION_DUE_DAYS_MAX, description="Age at which it is to be rotated."),
+]
+
+
 class CreateKey(msgspec.Struct, forbid_unknown_fields=True):
     """A new key."""
 
@@ -28,6 +35,7 @@ class CreateKey(msgspec.Struct, forbid_unknown_fields=True):
     scopes: Scoped | None = None
     allowed_ips: Addresses | None = None
     expires_at: Expiry | None = None
+    rotation_due_days: Days | None = None
 
 
 class ChangeKey(msgspec.Struct, forbid_unknown_fields=True):
@@ -36,13 +44,21 @@ class ChangeKey(msgspec.Struct, forbid_unknown_fields=True):
     name: str | UnsetType = UNSET
     scopes: Scoped | UnsetType | None = UNSET
     allowed_ips: Addresses | UnsetType | None = UNSET
+    rotation_due_days: Days | UnsetType = UNSET
 
 
 class RotateKey(msgspec.Struct, forbid_unknown_fields=True):
-    """How long the old key stays accepted, and from when."""
+    """How long the old key stays accepted, and from when; ``compromised``: not at all, and the history says why."""
 
     grace_seconds: Annotated[int, Meta(ge=0, le=int(GRACE_MAX.total_seconds()))] = int(GRACE_DEFAULT.total_seconds())
     grace_starts: GraceStart = GraceStart.NOW
+    compromised: bool = False
+
+
+class ExtendGrace(msgspec.Struct, forbid_unknown_fields=True):
+    """How long the old key is to stay accepted from now on, or from the successor's first use while that is awaited."""
+
+    grace_seconds: Annotated[int, Meta(ge=1, le=int(GRACE_MAX.total_seconds()))] = int(GRACE_DEFAULT.total_seconds())
 
 
 class RevokeKey(msgspec.Struct, forbid_unknown_fields=True):

@@ -23,6 +23,7 @@ from interfaces.http.key_bodies import (
     CreateKey,
     EventBody,
     EventPage,
+    ExtendGrace,
     IssuedKeyBody,
     KeyBody,
     KeyPage,
@@ -63,6 +64,7 @@ def create_key(
         scopes=_scopes(data.scopes),
         networks=_networks(data.allowed_ips, caller),
         expires_at=data.expires_at,
+        rotation_due_days=data.rotation_due_days,
     )
     return _issued(key_management.create(account_id=caller.account_id, new=new, by=origin))
 
@@ -104,11 +106,12 @@ def change_key(
     origin: By,
     key_management: Management,
 ) -> KeyBody:
-    """Renames a key, or changes its scopes or networks; holds everywhere when answered."""
+    """Renames a key, or changes its scopes, networks or age at rotation; holds everywhere when answered."""
     change = KeyChange(
         name=... if data.name is UNSET else parsed("name", Name.parse, data.name),
         scopes=... if data.scopes is UNSET else _scopes(data.scopes),
         networks=... if data.allowed_ips is UNSET else _networks(data.allowed_ips, caller),
+        rotation_due_days=... if data.rotation_due_days is UNSET else data.rotation_due_days,
     )
     key = key_management.change(account_id=caller.account_id, key_id=_key_id(key_id), change=change, by=origin)
     return KeyBody.of(key)
@@ -131,16 +134,47 @@ def rotate_key(
     key_management: Management,
     data: JSONBody[RotateKey | None] = None,
 ) -> Response[IssuedKeyBody]:
-    """Makes the key's successor; the key itself stays accepted for the grace period."""
+    """Makes the key's successor; the key itself stays accepted for the grace period.
+
+    With `compromised` it ends at once: when this answers, no process accepts it.
+    """
     asked = data or RotateKey()
     issued = key_management.rotate(
         account_id=caller.account_id,
         key_id=_key_id(key_id),
         grace=timedelta(seconds=asked.grace_seconds),
         grace_starts=asked.grace_starts,
+        compromised=asked.compromised,
         by=origin,
     )
     return _issued(issued)
+
+
+@post(
+    "/{key_id:str}/rotate/extend",
+    status_code=200,
+    opt=WRITE,
+    responses=ERRORS,
+    sync_to_thread=True,
+    operation_class=OptionalBody,
+    summary="Extend a key's grace period",
+)
+def extend_grace(
+    key_id: FromPath[str],
+    caller: Caller,
+    origin: By,
+    key_management: Management,
+    data: JSONBody[ExtendGrace | None] = None,
+) -> KeyBody:
+    """Puts off the retirement of a key that is being replaced; a conflict when it would come no later."""
+    asked = data or ExtendGrace()
+    key = key_management.extend_grace(
+        account_id=caller.account_id,
+        key_id=_key_id(key_id),
+        grace=timedelta(seconds=asked.grace_seconds),
+        by=origin,
+    )
+    return KeyBody.of(key)
 
 
 @post(
@@ -227,7 +261,8 @@ def list_key_events(  # noqa: PLR0913, PLR0917 - as list_keys
 def keys_router() -> Router:
     """The routes of this module."""
     handlers = [
-        create_key, list_keys, get_key, change_key, rotate_key, revoke_key, disable_key, enable_key, list_key_events,
+        create_key, list_keys, get_key, change_key, rotate_key, extend_grace, revoke_key, disable_key, enable_key,
+        list_key_events,
     ]  # fmt: skip
     return Router("/api/keys", route_handlers=handlers, tags=["Keys"])
 

@@ -8,6 +8,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -373,3 +374,31 @@ def test_notices_are_shown_and_changed(keyledger: Keyledger) -> None:
     assert (refused.code, refused.err) == (Exit.REFUSED, "keyledger: --email: is not an e-mail address\n")
     assert keyledger(*notifications, "--mute", "notices_changed").code == Exit.USAGE
     assert keyledger(*notifications, "--account-email", "--json").json["sent_to"] == "ops@acme.example"
+
+
+def test_a_rotation_is_a_process_that_can_be_seen_and_cancelled(keyledger: Keyledger, key_id: str) -> None:
+    """`workflow list` and `show` tell where it stands; what is unknown is refused."""
+    assert keyledger("key", "rotate", key_id, "--grace-seconds", "3600").code == Exit.OK
+    assert keyledger("key", "extend", key_id, "--grace-seconds", "7200", "--json").json["status"] == "rotating"
+    assert keyledger("jobs", "run", "workflow").code == Exit.OK
+    listed = {process["subject"]: process for process in keyledger("workflow", "list", "--json").json["data"]}
+    process = listed[key_id]
+    assert (process["workflow"], process["state"], process["step"]) == ("rotation", "running", "overlap")
+    assert [timer["step"] for timer in process["timers"]] == ["warning"]
+    shown = keyledger("workflow", "show", process["id"])
+    assert re.search(rf"^subject +{key_id}$", shown.out, re.MULTILINE)
+    assert keyledger("workflow", "cancel", process["id"], "--json").json["state"] == "cancelled"
+    assert keyledger("workflow", "list", "--state", "stuck", "--json").json["data"] == []
+    _assert_refused(keyledger("workflow", "resume", "rot_000000000"), Exit.NOT_FOUND)
+
+
+def test_when_a_key_is_due_is_set_for_the_account_and_for_a_key(keyledger: Keyledger, account: str) -> None:
+    """New keys take the account's age, a key may have its own, and an age out of range is refused."""
+    assert keyledger("account", "rotate-after", account, "--days", "30", "--json").json["rotation_due_days"] == 30
+    key = _created(keyledger, account).json
+    assert keyledger("account", "rotate-after", account, "--days", "90").code == Exit.OK
+    due = keyledger("key", "rotate-after", key["id"], "--days", "60", "--json").json["rotation_due_at"]
+    span = datetime.fromisoformat(due) - datetime.fromisoformat(key["rotation_due_at"])
+    assert span == timedelta(days=30)
+    _assert_refused(keyledger("account", "rotate-after", account, "--days", "0"), Exit.REFUSED)
+    _assert_refused(keyledger("key", "rotate-after", key["id"], "--days", "3651"), Exit.REFUSED)

@@ -22,6 +22,7 @@ ROUTES = [
     ("GET", NOBODY, ..., "keys:read", 404),
     ("PATCH", NOBODY, {}, "keys:write", 404),
     ("POST", f"{NOBODY}/rotate", ..., "keys:write", 404),
+    ("POST", f"{NOBODY}/rotate/extend", ..., "keys:write", 404),
     ("POST", f"{NOBODY}/revoke", ..., "keys:write", 404),
     ("POST", f"{NOBODY}/disable", ..., "keys:write", 404),
     ("POST", f"{NOBODY}/enable", ..., "keys:write", 404),
@@ -33,6 +34,8 @@ ROUTES = [
     ("GET", "/api/campaigns/cmp_0000000000000000", ..., "campaigns:read", 403),
     ("GET", "/api/notifications", ..., "keys:write", 200),
     ("PATCH", "/api/notifications", {"notices": {"none": False}}, "keys:write", 422),
+    ("GET", "/api/account", ..., "keys:read", 200),
+    ("PATCH", "/api/account", {"rotation_due_days": 0}, "keys:write", 422),
     ("POST", "/api/verify", {}, "keys:verify", 422),
 ]
 GRANTS = [

@@ -109,7 +109,9 @@ def test_bodies_are_required_where_they_are(document: Any) -> None:
         if "requestBody" in operation
     }
     assert required == {
+        ("patch", "/api/account"): True,
         ("post", "/api/keys"): True,
+        ("post", "/api/keys/{key_id}/rotate/extend"): False,
         ("patch", "/api/keys/{key_id}"): True,
         ("post", "/api/keys/{key_id}/rotate"): False,
         ("post", "/api/keys/{key_id}/revoke"): False,

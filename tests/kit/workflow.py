@@ -96,6 +96,4 @@ class Scheduler:
         self.deadlines.retire()
         self.deadlines.expire()
         self.deadlines.flag_rotation()
-        while self.engine.catch_up():
-            pass
-        self.engine.run_due()
+        self.engine.run()

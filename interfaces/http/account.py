@@ -1,0 +1,63 @@
+"""``/api/account``: what holds for all keys of the caller's account."""
+
+from typing import Self
+
+import msgspec
+from litestar import Router, get, patch
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
+from msgspec import UNSET, UnsetType
+
+from application.accounts import AccountManagement
+from application.authentication import Need
+from application.ports import AccountView
+from domain.access import Scope
+from interfaces.http.caller import By, Caller
+from interfaces.http.key_bodies import Days
+from interfaces.http.schema import ERRORS
+
+Accounts = NamedDependency[AccountManagement]
+READ = {"need": Need(scope=Scope.parse("keys:read"))}
+WRITE = {"need": Need(scope=Scope.parse("keys:write"))}
+
+
+class ChangeAccount(msgspec.Struct, forbid_unknown_fields=True):
+    """What is to change; an absent field stays."""
+
+    rotation_due_days: Days | UnsetType = UNSET
+
+
+class OwnAccountBody(msgspec.Struct):
+    """The caller's account. ``rotation_due_days``: the age at which new keys are to be rotated."""
+
+    id: str
+    name: str
+    plan: str
+    rotation_due_days: int
+
+    @classmethod
+    def of(cls, account: AccountView) -> Self:
+        """The body of an account."""
+        return cls(account.account_id, account.name, account.plan, account.rotation_due_days)
+
+
+@get("/", opt=READ, responses=ERRORS, sync_to_thread=True, summary="Get the account")
+def get_account(caller: Caller, account_management: Accounts) -> OwnAccountBody:
+    """The caller's account."""
+    return OwnAccountBody.of(account_management.get(caller.account_id))
+
+
+@patch("/", opt=WRITE, responses=ERRORS, sync_to_thread=True, summary="Change the account")
+def change_account(
+    data: JSONBody[ChangeAccount], caller: Caller, origin: By, account_management: Accounts
+) -> OwnAccountBody:
+    """Changes what holds for new keys; keys that exist keep theirs."""
+    if data.rotation_due_days is UNSET:
+        return OwnAccountBody.of(account_management.get(caller.account_id))
+    account = account_management.rotate_after(account_id=caller.account_id, days=data.rotation_due_days, by=origin)
+    return OwnAccountBody.of(account)
+
+
+def account_router() -> Router:
+    """The routes of this module."""
+    return Router("/api/account", route_handlers=[get_account, change_account], tags=["Account"])

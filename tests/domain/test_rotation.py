@@ -1,0 +1,165 @@
+"""A rotation, looked at: what it records, when it wants to be looked at again, and what it commands."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from domain.api_key import ApiKey, GraceStart, KeyStatus, RevocationReason
+from domain.rotation import Retire, Rotation, Traffic
+from domain.rotation_events import newest_reminder
+from domain.workflow import ProcessState, Scheduled
+from tests.kit.builders import NOON, a_key, key_id, origin
+from tests.kit.rotations import DAY, DUE, NONE
+
+
+def told(rotation: Rotation) -> list[str]:
+    """The topics recorded since last asked, without when it is looked at."""
+    events: list[Any] = rotation.collect_events()
+    return [event.TOPIC.removeprefix("rotation.") for event in events if not isinstance(event, Scheduled)]
+
+
+def rotating(grace: timedelta, *, starts: GraceStart = GraceStart.NOW) -> tuple[ApiKey, Rotation]:
+    """A key rotated by hand at NOON, and its rotation, looked at for the first time."""
+    key = a_key()
+    key.rotate(key_id(2), grace=grace, grace_starts=starts, by=origin(NOON))
+    rotation = Rotation.of(key, by=origin(NOON))
+    rotation.look(key, NONE, by=origin(NOON))
+    assert told(rotation) == ["began", "successor_created"]
+    return key, rotation
+
+
+def timers(rotation: Rotation) -> dict[str, timedelta]:
+    """When it is to be looked at, from NOON."""
+    return {timer.step: timer.due_at - NOON for timer in rotation.timers}
+
+
+@pytest.mark.parametrize(
+    ("days", "day"),
+    [(0, 0), (6, 0), (7, 7), (13, 7), (14, 14), (29, 14), (30, 30), (59, 30), (60, 60), (365, 360)],
+)
+def test_reminders_come_on_day_7_14_30_and_then_monthly(days: int, day: int) -> None:
+    """The newest reminder that has come."""
+    assert newest_reminder(timedelta(days=days, hours=23)) == day
+
+
+def test_the_notice_is_said_once_for_a_due_date() -> None:
+    """Again and again, on the day and later: one notice; put off, it is said again when the new day comes."""
+    key = a_key()
+    rotation = Rotation.of(key, by=origin(DUE))
+    for hours in range(3):
+        rotation.look(key, NONE, by=origin(DUE + timedelta(hours=hours)))
+    assert told(rotation) == ["began", "notified"]
+    key.reschedule_rotation(DUE + 20 * DAY, by=origin(DUE + DAY))
+    rotation.look(key, NONE, by=origin(DUE + DAY))
+    assert (told(rotation), rotation.timers) == (["postponed"], ())
+    rotation.look(key, NONE, by=origin(DUE + 20 * DAY))
+    rotation.look(key, NONE, by=origin(DUE + 27 * DAY))
+    assert told(rotation) == ["notified", "reminded"]
+
+
+def test_nobody_is_reminded_of_a_disabled_key() -> None:
+    """Paused while it is disabled, with nothing to wait for; enabled, it is reminded of where it stands."""
+    key = a_key()
+    rotation = Rotation.of(key, by=origin(DUE))
+    rotation.look(key, NONE, by=origin(DUE))
+    key.disable(by=origin(DUE + DAY))
+    rotation.look(key, NONE, by=origin(DUE + DAY))
+    assert rotation.timers == ()
+    key.enable(by=origin(DUE + 8 * DAY))
+    rotation.look(key, NONE, by=origin(DUE + 8 * DAY))
+    assert told(rotation) == ["began", "notified", "paused", "continued", "reminded"]
+
+
+def test_a_silent_predecessor_is_retired_before_its_end() -> None:
+    """Seven days without a use while the successor is in use, and no sooner: a use in between puts it off."""
+    key, rotation = rotating(60 * DAY)
+    used = Traffic(predecessor_last=NOON + 2 * DAY, successor_first=NOON + DAY)
+    rotation.look(key, used, by=origin(NOON + 2 * DAY))
+    assert timers(rotation)["silence"] == 9 * DAY
+    later = Traffic(predecessor_last=NOON + 8 * DAY, successor_first=NOON + DAY)
+    assert rotation.look(key, later, by=origin(NOON + 9 * DAY)) == ()
+    assert timers(rotation)["silence"] == 15 * DAY
+    assert rotation.look(key, later, by=origin(NOON + 15 * DAY)) == (Retire(key.key_id),)
+    assert told(rotation) == ["successor_used", "still_in_use", "retired", "closed"]
+    assert (rotation.state, rotation.timers) == (ProcessState.ENDED, ())
+    key.end_grace(by=origin(NOON + 15 * DAY))
+    assert key.status(NOON + 15 * DAY) is KeyStatus.REVOKED
+
+
+def test_a_predecessor_is_not_silenced_while_its_successor_is_unused() -> None:
+    """However long nobody uses either: the end of grace decides, and the owner is warned of it."""
+    key, rotation = rotating(40 * DAY)
+    assert rotation.look(key, NONE, by=origin(NOON + 36 * DAY)) == ()
+    assert timers(rotation) == {"warning": 37 * DAY}
+    rotation.look(key, NONE, by=origin(NOON + 37 * DAY))
+    rotation.look(key, NONE, by=origin(NOON + 38 * DAY))
+    assert told(rotation) == ["retiring_soon"]
+
+
+@pytest.mark.parametrize(("last", "warned"), [(5, ["retiring_soon"]), (0, [])], ids=["in use", "not used any more"])
+def test_the_owner_is_warned_when_the_old_key_is_still_needed(last: int, warned: list[str]) -> None:
+    """A quarter of the grace before its end, and only if the old key was used after the new one."""
+    key, rotation = rotating(8 * DAY)
+    traffic = Traffic(predecessor_last=NOON + last * DAY, successor_first=NOON + DAY)
+    rotation.look(key, traffic, by=origin(NOON + DAY))
+    told(rotation)
+    rotation.look(key, traffic, by=origin(NOON + 6 * DAY))
+    assert told(rotation) == warned
+
+
+def test_an_extension_brings_a_warning_of_its_own() -> None:
+    """Warned of one end, put off, and warned of the next."""
+    key, rotation = rotating(4 * DAY)
+    rotation.look(key, NONE, by=origin(NOON + 3 * DAY))
+    key.extend_grace(8 * DAY, by=origin(NOON + 3 * DAY))
+    rotation.look(key, NONE, by=origin(NOON + 3 * DAY))
+    assert timers(rotation) == {"warning": 9 * DAY}
+    rotation.look(key, NONE, by=origin(NOON + 9 * DAY))
+    assert told(rotation) == ["retiring_soon", "extended", "retiring_soon"]
+
+
+def test_a_grace_period_that_waits_for_the_first_use() -> None:
+    """No end and no warning before the successor's first use; then both."""
+    key, rotation = rotating(8 * DAY, starts=GraceStart.FIRST_USE)
+    assert timers(rotation) == {}
+    key.begin_grace(first_use=NOON + 20 * DAY, by=origin(NOON + 20 * DAY))
+    used = Traffic(predecessor_last=NOON, successor_first=NOON + 20 * DAY)
+    rotation.look(key, used, by=origin(NOON + 20 * DAY))
+    assert told(rotation) == ["grace_began", "successor_used"]
+    assert timers(rotation) == {"warning": 26 * DAY, "silence": 27 * DAY}
+
+
+def test_a_lost_successor_is_replaced_in_the_same_rotation() -> None:
+    """The second successor names the first, unseen one."""
+    key, rotation = rotating(8 * DAY)
+    key.rotate(key_id(3), grace=8 * DAY, grace_starts=GraceStart.NOW, by=origin(NOON + DAY))
+    rotation.look(key, NONE, by=origin(NOON + DAY))
+    created: Any = rotation.collect_events()[0]
+    assert (created.unseen_id, created.successor_id) == (key_id(2), key_id(3))
+
+
+@pytest.mark.parametrize(
+    ("grace", "compromised", "reason"),
+    [(timedelta(), False, "at_once"), (DAY, True, "compromised"), (DAY, False, "grace_over")],
+)
+def test_a_rotation_ends_with_its_key(grace: timedelta, compromised: bool, reason: str) -> None:
+    """At once, compromised, or at the end of grace: retired with that reason, closed, and never looked at again."""
+    key = a_key()
+    key.rotate(key_id(2), grace=grace, grace_starts=GraceStart.NOW, by=origin(NOON), compromised=compromised)
+    rotation = Rotation.of(key, by=origin(NOON))
+    rotation.look(key, NONE, by=origin(NOON + DAY))
+    events: list[Any] = rotation.collect_events()
+    assert [event.reason for event in events if event.TOPIC == "rotation.retired"] == [reason]
+    assert (rotation.step, rotation.state) == ("closed", ProcessState.ENDED)
+
+
+def test_a_key_that_ends_without_a_successor_closes_its_rotation() -> None:
+    """Revoked while it was due."""
+    key = a_key()
+    rotation = Rotation.of(key, by=origin(DUE))
+    rotation.look(key, NONE, by=origin(DUE))
+    key.revoke(reason=RevocationReason.UNUSED, note=None, by=origin(DUE + DAY))
+    rotation.look(key, NONE, by=origin(DUE + DAY))
+    assert told(rotation) == ["began", "notified", "closed"]
+    assert rotation.timers == ()

@@ -1,0 +1,80 @@
+"""What an owner decides about rotation over HTTP: when a key is due, how long two overlap, and that one is lost."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from tests.interfaces.conftest import Owner
+
+DAY = timedelta(days=1)
+
+
+def instant(text: str) -> datetime:
+    """A time of an answer."""
+    return datetime.fromisoformat(text)
+
+
+def due_after(body: Any) -> timedelta:
+    """The age at which the key of an answer is to be rotated."""
+    return instant(body["rotation_due_at"]) - instant(body["created_at"])
+
+
+def new(owner: Owner, **more: Any) -> Any:
+    """A new key of the account."""
+    heard = owner.client.post("/api/keys", {"name": "Worker", "environment": "live"} | more)
+    assert heard.status == 201
+    return heard.json
+
+
+def test_the_accounts_default_applies_to_its_new_keys(owner: Owner) -> None:
+    """Keys that exist keep their day; a key's own age wins; a successor has its predecessor's."""
+    old = new(owner)
+    account = owner.client.call("PATCH", "/api/account", {"rotation_due_days": 30}).json
+    assert (account["id"], account["rotation_due_days"]) == (owner.key.account_id, 30)
+    assert owner.client.get("/api/account").json == account
+    assert due_after(owner.client.get(f"/api/keys/{old['id']}").json) == 90 * DAY
+    assert due_after(new(owner)) == 30 * DAY
+    own = new(owner, rotation_due_days=7)
+    assert due_after(own) == 7 * DAY
+    assert due_after(owner.client.post(f"/api/keys/{own['id']}/rotate").json) == 7 * DAY
+
+
+def test_a_keys_day_can_be_changed(owner: Owner) -> None:
+    """Counted from its making; on record once; nothing else of the key changes."""
+    key = new(owner)
+    for _ in range(2):
+        changed = owner.client.call("PATCH", f"/api/keys/{key['id']}", {"rotation_due_days": 400}).json
+    assert due_after(changed) == 400 * DAY
+    types = [event["type"] for event in owner.client.get(f"/api/keys/{key['id']}/events").json["data"]]
+    assert types == ["key.created", "key.rotation_due_changed"]
+    for days in (0, 3651, "30", None, 1.5):
+        assert owner.client.call("PATCH", f"/api/keys/{key['id']}", {"rotation_due_days": days}).status == 422
+
+
+def test_a_compromised_key_ends_as_its_successor_begins(owner: Owner) -> None:
+    """One call: the answer holds the successor, the old key is refused from it on, and the history says why."""
+    key = new(owner)
+    successor = owner.client.post(f"/api/keys/{key['id']}/rotate", {"compromised": True, "grace_seconds": 9000})
+    assert successor.status == 201
+    assert owner.client.get("/api/campaigns", key=key["key"]).status == 401
+    assert owner.client.get("/api/campaigns", key=successor.json["key"]).status == 200
+    told = owner.client.get(f"/api/keys/{key['id']}").json
+    assert (told["status"], told["replaced_by"]) == ("revoked", successor.json["id"])
+    last = owner.client.get(f"/api/keys/{key['id']}/events").json["data"][-1]
+    assert (last["type"], last["data"]["reason"]) == ("key.revoked", "compromised")
+
+
+def test_a_grace_period_is_extended(owner: Owner) -> None:
+    """To that long from now, never to an earlier end; a day when nothing is said."""
+    key = new(owner)
+    path = f"/api/keys/{key['id']}/rotate"
+    assert owner.client.post(f"{path}/extend").status == 409
+    assert owner.client.post(path, {"grace_seconds": 60}).status == 201
+    extended = owner.client.post(f"{path}/extend", {"grace_seconds": 7 * 86400})
+    assert (extended.status, extended.json["status"]) == (200, "rotating")
+    left = instant(extended.json["retires_at"]) - datetime.now(UTC)
+    assert 7 * DAY - timedelta(minutes=1) < left <= 7 * DAY
+    assert owner.client.post(f"{path}/extend").status == 409
+    for seconds in (0, -1, 90 * 86400 + 1, "60"):
+        assert owner.client.post(f"{path}/extend", {"grace_seconds": seconds}).status == 422
