@@ -10,7 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache, partial
-from typing import Any, cast
+from http import HTTPStatus
+from typing import Any
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,7 +23,7 @@ from domain.credential import Environment, without_secrets
 from domain.errors import ForbiddenError, KeyledgerError, RateLimitedError, UnauthenticatedError, UnavailableError
 from domain.verdict import Verdict
 from interfaces.http.errors import render
-from interfaces.http.request import AddressText, RequestRecord, credential_of, record_of
+from interfaces.http.request import AddressText, credential_of, record_of
 
 NEED = "need"
 ENDPOINT_CHARACTERS_MAX = 512
@@ -203,31 +204,37 @@ class Gate:
             return
         record = record_of(scope)
         raw = credential_of(scope)
-        asked = cast("dict[str, Any]", scope)
+        asked: Any = scope
         options: dict[str, Any] = asked["route_handler"].opt
         if NEED not in options and asked["method"] == "OPTIONS":
             # The framework's own answer to "which methods": it says nothing of any account, and asks for no key.
             await self._app(scope, receive, send)
             return
         need: Need = options[NEED]
-        held: list[Message] = []
+        keeper = self._keeper
+        held: list[Any] = []
 
         async def hold(message: Message) -> None:
             held.append(message)
 
         try:
-            record.authentication = await self._keeper.authenticate(raw, need=need, client=record.client)
-            if record.authentication.verdict is Verdict.OK:
+            authentication = keeper.authenticator.recall(raw, need=need, client=record.client)
+            if authentication is None:
+                authentication = await keeper.authenticate(raw, need=need, client=record.client)
+            record.authentication = authentication
+            if authentication.verdict is Verdict.OK:
                 await self._app(scope, receive, hold)
             else:
-                refusal = await self._keeper.refuse(record.authentication, need=need, client=record.client)
+                refusal = await keeper.refuse(authentication, need=need, client=record.client)
                 if isinstance(refusal, RateLimitedError):
                     # A flood leaves no row for each of its attempts.
-                    await self._keeper.brake.hold()
+                    await keeper.brake.hold()
                     await render(refusal, token_sent=True)(scope, receive, send)
                     return
                 await render(refusal, token_sent=raw is not None)(scope, receive, hold)
-            committed = self._log(scope, record, record.authentication, held)
+            status: int = held[0]["status"] if held else HTTPStatus.INTERNAL_SERVER_ERROR
+            kind = keeper.kinds.of(authentication, asked["method"], asked["path"], status, record.client_ip)
+            committed = keeper.leave(kind, keeper.clock.now(), record.request_id)
             if committed is not None:
                 await committed
         except UnavailableError as error:
@@ -235,18 +242,6 @@ class Gate:
             return
         for message in held:
             await send(message)
-
-    def _log(
-        self, scope: Scope, record: RequestRecord, authentication: Authentication, held: list[Message]
-    ) -> "asyncio.Future[None] | None":
-        return self._keeper.log(
-            authentication,
-            method=str(cast("dict[str, Any]", scope)["method"]),
-            endpoint=scope["path"],
-            status=next((message["status"] for message in held if message["type"] == "http.response.start"), 500),
-            client=record.client,
-            request_id=record.request_id,
-        )
 
 
 @lru_cache(maxsize=8)
