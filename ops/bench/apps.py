@@ -1,11 +1,12 @@
 """The applications that the bench serves; each function is a factory for granian.
 
-`keyledger` is the service itself with four routes more; `plain` and `bare` are what it is compared with.
+`keyledger` is the service itself with four routes more, `unlogged` that without an access log; `plain` and `bare` are
+what it is compared with.
 """
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import bcrypt
 import msgspec
@@ -14,7 +15,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from application.authentication import Need
 from interfaces.asgi import KeyledgerMiddleware
-from interfaces.bootstrap import http_app
+from interfaces.bootstrap import http_app, serving
 from interfaces.http import app as service
 from interfaces.http.gate import NEED
 
@@ -62,6 +63,30 @@ def keyledger() -> ASGIApp:
     service.campaigns_router = lambda: Router("/", route_handlers=[campaigns(), trivial("/", opt={NEED: Need()})])
     service.health_router = lambda: Router("/", route_handlers=[health(), trivial("/open"), pid, counts])
     return http_app()
+
+
+class _NoLog:
+    """In the access log's place: takes each row, and drops it. The product has no such switch."""
+
+    queued = 0
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, *_: object) -> None:
+        """Nobody waits for it: the server is given `buffered`."""
+
+
+def unlogged() -> ASGIApp:
+    """As `keyledger`, of the same parts, but for the access log."""
+    serving.PostgresAccessLog = _NoLog  # type: ignore[assignment, misc]
+    return keyledger()
 
 
 def plain() -> ASGIApp:

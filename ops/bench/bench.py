@@ -10,13 +10,17 @@ from seed import Place, seeded
 
 @dataclass
 class Bench:
-    """One run. ``plan``: rounds for comparisons; ``quick``: everything short, figures only for a look."""
+    """One run. ``plan``: rounds for comparisons; ``quick``: everything short, figures only for a look.
+
+    ``rows``: how many the access log of (shape) has.
+    """
 
     data: Path
     peers: Path
     conninfo: str
     postmaster: int
     quick: bool
+    rows: int
     problems: list[str] = field(default_factory=list[str])
     _places: dict[int, Place] = field(default_factory=dict[int, Place])
 

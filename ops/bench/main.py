@@ -4,6 +4,7 @@
     (b) /auth/forward against a bare answer          (f) revokes under load, and beside a stopped worker
     (c) the peers                                    (g) a flood of forged keys
     (d) one and two workers                          timing: how long refusals take
+    usage: what the access log costs                 shape: what its reports cost when it is long
 
 The server under test has core 0 for itself; the load, PostgreSQL and the background process have core 1. Only a whole
 run writes ops/performance.md and ops/performance.svg; any other writes into --data. Exit code 1: a check failed.
@@ -25,8 +26,10 @@ from cases_flood import flood
 from cases_peers import peers
 from cases_revoke import revoke
 from cases_routes import forward, route, workers
+from cases_shape import shape
 from cases_sizes import sizes
 from cases_timing import timing
+from cases_usage import usage
 from plot import plot
 from report import report
 
@@ -34,10 +37,13 @@ from infrastructure.embedded_postgres import EmbeddedPostgres
 
 CASES: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "a": route, "b": forward, "c": peers, "d": workers, "e": sizes, "f": revoke, "g": flood, "timing": timing,
+    "usage": usage, "shape": shape,
 }  # fmt: skip
 OPS = machine.CHECKOUT / "ops"
 VAR = machine.CHECKOUT / "var"
 RESULTS = "results.json"
+ALONE = ("timing", "usage", "shape")
+ROWS, ROWS_QUICK = 20_000_000, 1_000_000
 
 
 def main() -> int:
@@ -67,7 +73,7 @@ def _run(options: argparse.Namespace) -> None:
     began = time.monotonic()
     with EmbeddedPostgres(options.data) as postgres:
         pid = int((options.data / "postgres" / "postmaster.pid").read_text(encoding="ascii").split()[0])
-        bench = Bench(options.data, options.peers, postgres.conninfo, pid, options.quick)
+        bench = Bench(options.data, options.peers, postgres.conninfo, pid, options.quick, options.rows)
         described = machine.describe(postgres.conninfo) | {"Load average": f"{before:.2f} before the run"}
         cases: dict[str, Any] = {}
         for name in options.cases:
@@ -82,9 +88,10 @@ def _run(options: argparse.Namespace) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("only", nargs="?", choices=["timing"], help="the same as --only timing")
+    parser.add_argument("only", nargs="?", choices=ALONE, help="the same as --only")
     parser.add_argument("--quick", action="store_true", help="short rounds, for a look")
     parser.add_argument("--only", dest="cases", metavar="a,b,…", help=f"some of {', '.join(CASES)}")
+    parser.add_argument("--rows", type=int, help=f"of (shape), by default {ROWS:,}; some 400 bytes of disk each")
     parser.add_argument("--data", type=Path, default=VAR / "bench", help="for databases, logs and results")
     parser.add_argument("--peers", type=Path, default=VAR / "bench-peers", help="for the peers' packages")
     parser.add_argument("--report", action="store_true", help="measure nothing: write the last results anew")
@@ -93,6 +100,7 @@ def _options() -> argparse.Namespace:
     options.cases = asked.split(",") if asked else list(CASES)
     if unknown := set(options.cases) - set(CASES):
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
+    options.rows = options.rows or (ROWS_QUICK if options.quick else ROWS)
     options.data, options.peers = options.data.resolve(), options.peers.resolve()
     return options
 

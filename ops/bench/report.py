@@ -1,13 +1,12 @@
 """The page of figures, in Markdown, from the results of a run."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from report_log import shape, usage
+from tables import KB, MB, sides_table, table
 from targets import ratio, targets
-
-KB = 1024
-MB = KB * 1024
 
 METHOD = """\
 Repeat it with `ops/bench/run`: it needs root or an installed wrk, two cores, node, and the network once, for the peers'
@@ -34,15 +33,10 @@ def report(results: Mapping[str, Any]) -> str:
     parts = ["# Performance", _begin(results), METHOD, _targets(cases)]
     sections = {
         "a": _route, "b": _forward, "c": _peers, "d": _workers, "e": _sizes, "f": _revoke, "g": _flood,
-        "timing": _timing,
+        "timing": _timing, "usage": usage, "shape": shape,
     }  # fmt: skip
     parts += [section(cases[name]) for name, section in sections.items() if name in cases]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def _begin(results: Mapping[str, Any]) -> str:
@@ -53,28 +47,14 @@ def _begin(results: Mapping[str, Any]) -> str:
         problems = Counter(results["problems"])
         lines = [f"- {problem}{f' ({times} times)' if times > 1 else ''}" for problem, times in problems.items()]
         said.append("**What did not hold in this run:**\n\n" + "\n".join(lines))
-    said.append(_table(("", ""), results["machine"].items()))
+    said.append(table(("", ""), results["machine"].items()))
     said.append("![Requests per second, peers, cost by number of keys, and a flood](performance.svg)")
     return "\n\n".join(said)
 
 
 def _targets(cases: dict[str, Any]) -> str:
     rows = [(each.claim, each.asked, each.seen, "yes" if each.holds else "**no**") for each in targets(cases)]
-    return "## What was asked\n\n" + _table(("", "asked", "seen", "holds"), rows)
-
-
-SIDES = ("", "requests/s", "processor, µs", "p50, ms", "p99, ms", "load core", "rows after, s")
-
-
-def _sides(sides: Mapping[str, Mapping[str, float]], names: Mapping[str, str]) -> str:
-    rows: list[Sequence[str]] = []
-    for name, shown in names.items():
-        side = sides[name]
-        after = f"{side['rows_after']:.2f}" if side["rows"] else ""
-        row = [shown, f"{side['rate']:,.0f} ({side['low']:,.0f} to {side['high']:,.0f})", f"{side['cpu_us']:,.1f}"]
-        row += [f"{side['p50_ms']:.2f}", f"{side['p99_ms']:.1f}", f"{side['load_busy']:.0%}", after]
-        rows.append(row)
-    return _table(SIDES, rows)
+    return "## What was asked\n\n" + table(("", "asked", "seen", "holds"), rows)
 
 
 def _route(case: Any) -> str:
@@ -91,7 +71,7 @@ def _route(case: Any) -> str:
 The route answers `{{"ok":true}}` from memory. All else it costs is Litestar, granian, and in our application a request
 id and a line in the log.
 
-{_sides(case["sides"], names)}
+{sides_table(case["sides"], names)}
 
 Authenticated ÷ not, in our application: {ratio(case["ratio"])}; by processor time {ratio(case["ratio_cpu"])}.
 Behind the middleware ÷ plain: {ratio(case["mounted"])}; by processor time {ratio(case["mounted_cpu"])}.
@@ -109,7 +89,7 @@ def _forward(case: Any) -> str:
 
 The same granian with the same flags; the bare application does nothing at all.
 
-{_sides(case["sides"], names)}
+{sides_table(case["sides"], names)}
 
 `/auth/forward` ÷ bare: {ratio(case["ratio"])}; by processor time {ratio(case["ratio_cpu"])}."""
 
@@ -157,13 +137,13 @@ All on the same core, PostgreSQL on the other, a thousand keys, 64 of them in tu
 in `bench/peers/README.md`. They keep no access log. keyshield without its cache hashes with Argon2 on the event loop
 and is asked over 2 connections: of 32 none had an answer within a round.
 
-{_table(head, rows)}
+{table(head, rows)}
 
 Transactions and rows are PostgreSQL's own counts for each request; both doors of Keyledger are counted together.
 
 Two workers, polled one by one, the revoke from a third process: is the key accepted after the revoke has answered?
 
-{_table(("", "statements of a request, key in use", "still accepted", "by a server started afterwards"), done)}"""
+{table(("", "statements of a request, key in use", "still accepted", "by a server started afterwards"), done)}"""
 
 
 def _workers(case: Any) -> str:
@@ -174,7 +154,7 @@ def _workers(case: Any) -> str:
 Here servers, load and PostgreSQL share both cores, so the second worker has what the others leave: on a machine of
 its own it has a core.
 
-{_sides(case["sides"], names)}
+{sides_table(case["sides"], names)}
 
 Two workers ÷ one: `/auth/forward` {ratio(case["forward"])}, route {ratio(case["route"])}."""
 
@@ -183,7 +163,7 @@ def _sizes(case: Any) -> str:
     parts: list[str] = []
     for what in ("hits", "misses"):
         names = {str(size): f"{size:,} keys" for size in case["sizes"]}
-        parts.append(_sides(case[what]["sides"], names))
+        parts.append(sides_table(case[what]["sides"], names))
         database = ", ".join(f"{int(name):,}: {side['database_us']:.0f}" for name, side in case[what]["sides"].items())
         cost = ", ".join(f"{int(name):,} keys: {ratio(value)}" for name, value in case[what]["cost"].items())
         parts.append(f"Processor ÷ that with 1,000 keys: {cost}. PostgreSQL's, µs a request: {database}.")
@@ -219,7 +199,7 @@ stored verifiers are those of another credential: bcrypt would have refused.)
 **Memory** of a worker (resident, MB) by `KEYLEDGER_CACHE_KEYS`: at its start, when as many keys were seen as it may
 remember, and when twice as many were; and the processor time of a hit when all of them are asked for in turn.
 
-{_table(("keys remembered", "start", "full", "twice as many seen", "kB a key", "hit, µs"), memory)}"""
+{table(("keys remembered", "start", "full", "twice as many seen", "kB a key", "hit, µs"), memory)}"""
 
 
 def _revoke(case: Any) -> str:
@@ -242,7 +222,7 @@ Two workers. Before each revoke the key is used on both; after its answer both a
 fails the run. The load is `/auth/forward` over 32 connections as fast as it goes ({load["rate"]:,.0f} requests/s,
 {load["refused"]:.0f} refused), and everything shares the two cores. Milliseconds from sending to the answer:
 
-{_table(("", "revokes", "p50", "p99", "max"), rows)}
+{table(("", "revokes", "p50", "p99", "max"), rows)}
 
 With one worker stopped (SIGSTOP) the other answers a revoke after, in seconds: {stopped}. The lease is 2 s.
 Continued, the stopped worker refuses the key from its first answer on, and serves again after {recovered} s."""
@@ -264,7 +244,7 @@ def _flood(case: Any) -> str:
 From 127.0.0.2, each connection asking again at once, ten thousand credentials of the right form in turn; good traffic
 from 127.0.0.1 over 32 connections; one worker. Over the limit (20 a minute) the answer is 429, from memory.
 
-{_table(head, rows)}"""
+{table(head, rows)}"""
 
 
 def _timing(case: Any) -> str:
@@ -298,7 +278,7 @@ def _timing(case: Any) -> str:
 failed attempts raised so far that every attempt is counted and none is over it. *Slower than forged* is the share of
 all pairs of samples in which this one took longer: 0.500 when nothing can be told.
 
-{_table(head, rows)}
+{table(head, rows)}
 
 All refusals are {same}, but for the request's id and the date. bcrypt was called
 {case["bcrypts"]} times: a wrong secret under a right tag costs one, and a right tag takes the root secret."""

@@ -1,6 +1,6 @@
 """Serves one application of apps.py as `keyledger serve` does: its own main, its granian, its every flag.
 
-    python ops/bench/serve.py keyledger|plain|mounted|bare
+    python ops/bench/serve.py keyledger|unlogged|plain|mounted|bare
 
 Only the application's name is another. Host, port and workers come from the environment, as there.
 """

@@ -1,11 +1,12 @@
 """The servers under test: each one application of apps.py on the service's own granian, on cores of its own."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Generator, Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from itertools import count
@@ -19,7 +20,8 @@ START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 QUIET_SECONDS_MAX = 10.0
 HOST = "127.0.0.1"
-_ports = count(18_100)
+OURS = ("keyledger", "unlogged")
+_ports = count(18_100 + os.getpid() % 1_000)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,16 @@ class Server:
             connection.close()
 
 
+def free_port() -> int:
+    """A port that nobody has: granian would share one, also with the server of another bench."""
+    for port in _ports:
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((HOST, port))
+            return port
+    raise RuntimeError("no port is free")
+
+
 @contextmanager
 def serving(
     application: str,
@@ -88,7 +100,7 @@ def serving(
     ``jobs``: with the background process, which settles what is used, on the load's core. RuntimeError when it does
     not come up.
     """
-    port = next(_ports)
+    port = free_port()
     name = f"{application}.{port}"
     logs = data / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -98,9 +110,9 @@ def serving(
         server = _started(
             stack, [sys.executable, str(HERE / "serve.py"), application], logs / f"{name}.log", environment, cores
         )
-        _await_answer(port, server, logs / f"{name}.log", "/health/ready" if application == "keyledger" else "/")
+        _await_answer(port, server, logs / f"{name}.log", "/health/ready" if application in OURS else "/")
         ready = time.monotonic() - began
-        if jobs and application == "keyledger":
+        if jobs and application in OURS:
             work = [sys.executable, "-m", "interfaces.cli.main", "work"]
             _started(stack, work, logs / f"{name}.work.log", environment, machine.LOAD_CORES)
         yield Server(name, port, server.pid, logs / f"{name}.log", place, ready)

@@ -7,6 +7,8 @@ from typing import Any
 Cases = dict[str, Any]
 FLAT = 0.15
 FULL_TO_TWICE = 1.15
+QUEUE_SLACK_ROWS = 1_000  # a batch
+BLOCKS_MAX = 6_000  # as in cases_shape
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ def targets(cases: Cases) -> list[Target]:
     """Those of the cases that were run."""
     judges: dict[str, Callable[[Any], list[Target]]] = {
         "a": _route, "b": _forward, "c": _peers, "e": _sizes, "f": _revoke, "g": _flood, "timing": _timing,
+        "usage": _usage, "shape": _shape,
     }  # fmt: skip
     return [target for name, judge in judges.items() if name in cases for target in judge(cases[name])]
 
@@ -110,3 +113,29 @@ def _flood(case: Any) -> list[Target]:
 
 def _timing(case: Any) -> list[Target]:
     return [Target("Different answers among all refusals", "1", str(case["answers"]), case["answers"] == 1)]
+
+
+def _usage(case: Any) -> list[Target]:
+    found: list[Target] = []
+    for name, value in case["ratios"].items():
+        least = 0.85 if name.endswith("buffered") else 0.6
+        found.append(Target(f"(usage) {name} ÷ no access log", f"≥ {least}", ratio(value), value["median"] >= least))
+    for door, more in case["p50_more_ms"].items():
+        found.append(Target(f"(usage) {door}, p50 of commit more", "≤ 5 ms", f"{more:.1f} ms", more <= 5))  # noqa: PLR2004 - asked
+    for name, seen in case["sustained"].items():
+        shown = f"{seen['queue_first']:,.0f} → {seen['queue_last']:,.0f} rows at {seen['rows']:,.0f} rows/s"
+        flat = seen["queue_last"] <= seen["queue_first"] + QUEUE_SLACK_ROWS
+        found.append(Target(f"(usage) {name}, the queue over {seen['seconds']} s", "flat", shown, flat))
+    value = case["purge"]["ratio"]
+    found.append(Target("(usage) p99 beside a purge ÷ without", "≤ 1.5", ratio(value), value["median"] <= 1.5))  # noqa: PLR2004 - asked
+    return found
+
+
+def _shape(case: Any) -> list[Target]:
+    name, slowest = max(case["reports"].items(), key=lambda item: item[1]["p95"])
+    blocks = max(seen["blocks"] for seen in case["reports"].values())
+    claim = f"(shape) slowest report of {case['rows']:,} rows, p95: {name}"
+    return [
+        Target(claim, "< 50 ms", f"{slowest['p95']:.1f} ms", slowest["p95"] < 50),  # noqa: PLR2004 - asked
+        Target("(shape) most blocks that a report reads", "bounded", f"{blocks:,.0f}", blocks <= BLOCKS_MAX),
+    ]

@@ -1,0 +1,182 @@
+"""(usage) what the access log costs: rates with it and without, a minute of rows, and the purge of a day under load."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import UTC, date, datetime
+from itertools import pairwise
+from typing import Any
+
+import machine
+import psycopg
+from bench import Bench, say
+from fill import fill
+from load import Figures, Ratio, Side, alternate, same_keys, table_of, wrk
+from seed import Place
+from servers import Server, serving
+
+KEYS = 1_002  # a database of its own, as in (shape)
+DOORS = {"forward": "/auth/forward", "route": "/"}
+LOGS = ("none", "buffered", "commit")
+QUEUE = "keyledger_access_log_queue_rows "
+WRITTEN = "SELECT coalesce(sum(written_through), 0) FROM usage.writers"
+# Older than any row may get, and younger.
+GONE, KEPT = 91, 89
+LIFETIME = """
+    SELECT sum(requests + failed_attempts) FROM usage.buckets
+    WHERE width = 'hour' AND start < now() - interval '80 days'
+"""
+PARTS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'usage.access_log'::regclass ORDER BY 1"
+
+
+def usage(bench: Bench) -> dict[str, Any]:
+    """(usage)."""
+    place = bench.place(KEYS)
+    return _rates(bench, place) | {"sustained": _sustained(bench, place), "purge": _purge(bench, place)}
+
+
+def _rates(bench: Bench, place: Place) -> dict[str, Any]:
+    """Both doors with each log, in turn."""
+    say("(usage) rates")
+    keys = same_keys(place)
+    with ExitStack() as stack:
+        servers = {
+            "none": serving("unlogged", place, data=bench.data, jobs=False),
+            "buffered": serving("keyledger", place, data=bench.data),
+            "commit": serving("keyledger", place, data=bench.data, jobs=False, access_log_durability="commit"),
+        }
+        opened = {name: stack.enter_context(server) for name, server in servers.items()}
+        sides = [
+            Side(f"{door}, {log}", opened[log], path, keys, rows=log != "none")
+            for door, path in DOORS.items()
+            for log in LOGS
+        ]
+        figures = alternate(sides, bench.plan, bench.problems)
+    return {
+        "sides": table_of(figures),
+        "ratios": {
+            f"{door}, {log}": asdict(Ratio.of(figures[f"{door}, {log}"], figures[f"{door}, none"]))
+            for door in DOORS
+            for log in LOGS[1:]
+        },
+        "p50_more_ms": {door: _more_ms(figures[f"{door}, commit"], figures[f"{door}, none"]) for door in DOORS},
+    }
+
+
+def _more_ms(over: Figures, under: Figures) -> float:
+    """How much longer the half of the answers take, the median of the rounds."""
+    return statistics.median(a.p50_ms - b.p50_ms for a, b in zip(over.rounds, under.rounds, strict=True))
+
+
+def _sustained(bench: Bench, place: Place) -> dict[str, Any]:
+    """A minute of load as fast as it goes, for each durability: rows and the queue, second by second."""
+    seconds = 6 if bench.quick else 60
+    found: dict[str, Any] = {}
+    for log in LOGS[1:]:
+        say(f"(usage) {log} for {seconds} s")
+        with (
+            serving("keyledger", place, data=bench.data, access_log_durability=log) as server,
+            ThreadPoolExecutor(1) as threads,
+            psycopg.connect(place.conninfo, autocommit=True) as connection,
+        ):
+            url, keys = server.url + DOORS["forward"], same_keys(place)(0)
+            wrk(url, keys, bench.plan.connections, 1)
+            server.await_quiet()
+            running = threads.submit(wrk, url, keys, bench.plan.connections, seconds)
+            rows, queues = [_written(connection)], list[float]()
+            for second in range(seconds):
+                time.sleep(1)
+                rows.append(_written(connection))
+                queues += [_queue(server)] if 0 < second < seconds - 1 else []
+                server.forget_log()
+            seen = running.result()
+        if seen["refused"] or seen["broken"]:
+            bench.problems.append(f"{log}, sustained: {seen['refused']:.0f} refused, {seen['broken']:.0f} broken")
+        each = [after - before for before, after in pairwise(rows)]
+        third = max(1, len(queues) // 3)
+        found[log] = {
+            "seconds": seconds,
+            "answers": seen["requests"],
+            "rows": statistics.mean(each),
+            "rows_first": statistics.mean(each[:third]),
+            "rows_last": statistics.mean(each[-third:]),
+            "queue_first": statistics.median(queues[:third]),
+            "queue_last": statistics.median(queues[-third:]),
+            "queue_max": max(queues),
+        }
+    return found
+
+
+def _written(connection: psycopg.Connection[Any]) -> int:
+    row = connection.execute(WRITTEN).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _queue(server: Server) -> float:
+    """Rows that wait, as the service's metrics tell; told once a second."""
+    text = server.get("/metrics")[1].decode()
+    return next((float(line.removeprefix(QUEUE)) for line in text.splitlines() if line.startswith(QUEUE)), 0.0)
+
+
+def _purge(bench: Bench, place: Place) -> dict[str, Any]:
+    """Rounds of load without a purge, and each followed by one in which the retention job runs by hand."""
+    seconds, rounds, rows = (2, 2, 100_000) if bench.quick else (8, 5, 2_000_000)
+    fill(place.conninfo, rows=rows, ages=range(KEPT, KEPT + 1))
+    calm, purged, took = list[float](), list[float](), list[float]()
+    with serving("keyledger", place, data=bench.data, access_log_durability="commit") as server:
+        url, keys = server.url + DOORS["forward"], same_keys(place)(0)
+        wrk(url, keys, 8, 1)
+        for number in range(rounds):
+            fill(place.conninfo, rows=rows, ages=range(GONE + number, GONE + number + 1))
+            before = _lifetime(place)
+            seen = wrk(url, keys, 8, seconds)
+            calm.append(seen["p99_ms"])
+            with ThreadPoolExecutor(1) as threads:
+                running = threads.submit(wrk, url, keys, 8, seconds)
+                time.sleep(seconds / 4)
+                took.append(_run_retention(place))
+                seen = running.result()
+            purged.append(seen["p99_ms"])
+            bench.check(f"a purge: {seen['refused']:.0f} refused", not seen["refused"] and not seen["broken"])
+            bench.check("a purge changed lifetime counts", _lifetime(place) == before)
+        parts = _parts(place)
+    bench.check("a day past its time is there", len(parts) == len([part for part in parts if _age(part) <= KEPT]))
+    bench.check("a day within its time is gone", any(_age(part) == KEPT for part in parts))
+    ratio = [after / before for before, after in zip(calm, purged, strict=True)]
+    return {
+        "rows": rows, "calm_ms": calm, "purged_ms": purged, "took": took,
+        "ratio": {"median": statistics.median(ratio), "low": min(ratio), "high": max(ratio)},
+    }  # fmt: skip
+
+
+def _lifetime(place: Place) -> int:
+    with psycopg.connect(place.conninfo) as connection:
+        row = connection.execute(LIFETIME).fetchone()
+    return int(row[0] or 0) if row else 0
+
+
+def _parts(place: Place) -> Sequence[str]:
+    with psycopg.connect(place.conninfo) as connection:
+        return [row[0] for row in connection.execute(PARTS)]
+
+
+def _age(part: str) -> int:
+    return (datetime.now(UTC).date() - date.fromisoformat(part[-8:])).days
+
+
+def _run_retention(place: Place) -> float:
+    """`keyledger jobs run retention`; its seconds."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KEYLEDGER_")}
+    environment |= {"KEYLEDGER_DATABASE_URL": place.conninfo, "KEYLEDGER_SECRET_KEYS": place.secret.hex()}
+    began = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-m", "interfaces.cli.main", "jobs", "run", "retention"],
+        env=environment, cwd=machine.CHECKOUT, check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return time.monotonic() - began
