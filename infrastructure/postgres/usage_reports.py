@@ -41,31 +41,40 @@ class PostgresUsageRows:
         ) AS told
         WHERE is_match OR number = %(scan)s ORDER BY occurred_at DESC, run_id DESC, seq DESC LIMIT %(limit)s
     """
+    # An unproven row is looked up only when its turn comes, and alone (LIMIT 1): joined as a whole, the planner would
+    # rather read the log than ask each partition's key.
     OF_ACCOUNT = """
         SELECT * FROM (
-            SELECT *, row_number() OVER (ORDER BY occurred_at DESC, run_id DESC, seq DESC) AS number,
-                   (status BETWEEN %(status_first)s AND %(status_last)s
-                    AND (%(path)s::text IS NULL OR endpoint = %(path)s
-                         OR (%(is_prefix)s AND starts_with(endpoint, %(path)s)))) AS is_match
+            SELECT s.occurred_at, s.run_id, s.seq, coalesce(s.method, l.method) AS method,
+                   coalesce(s.endpoint, l.endpoint) AS endpoint, coalesce(s.status, l.status) AS status,
+                   coalesce(s.key_id, l.key_id) AS key_id, coalesce(s.key_hash, l.key_hash) AS key_hash,
+                   coalesce(s.client_ip, l.client_ip) AS client_ip, coalesce(s.request_id, l.request_id) AS request_id,
+                   row_number() OVER (ORDER BY s.occurred_at DESC, s.run_id DESC, s.seq DESC) AS number,
+                   (coalesce(s.status, l.status) BETWEEN %(status_first)s AND %(status_last)s
+                    AND (%(path)s::text IS NULL OR coalesce(s.endpoint, l.endpoint) = %(path)s
+                         OR (%(is_prefix)s AND starts_with(coalesce(s.endpoint, l.endpoint), %(path)s)))) AS is_match
             FROM (
-                (SELECT occurred_at, run_id, seq, method, endpoint, status, key_id, key_hash, client_ip, request_id
+                (SELECT occurred_at, run_id, seq, method, endpoint, status, key_id, key_hash, client_ip, request_id,
+                        false AS is_unproven
                  FROM usage.access_log
                  WHERE account_id = %(account_id)s AND occurred_at >= %(since)s AND occurred_at < %(until)s
                    AND occurred_at <= %(at)s
                    AND (occurred_at, run_id, seq) < (%(at)s::timestamptz, %(run_id)s::text, %(seq)s::bigint)
                  ORDER BY occurred_at DESC, run_id DESC, seq DESC LIMIT %(scan)s)
                 UNION ALL
-                (SELECT u.occurred_at, u.run_id, u.seq, l.method, l.endpoint, l.status, l.key_id, l.key_hash,
-                        l.client_ip, l.request_id
-                 FROM usage.unproven AS u
-                 JOIN usage.access_log AS l
-                   ON l.run_id = u.run_id AND l.seq = u.seq AND l.occurred_at = u.occurred_at
-                 WHERE u.account_id = %(account_id)s AND u.occurred_at >= %(since)s AND u.occurred_at < %(until)s
-                   AND u.occurred_at <= %(at)s
-                   AND (u.occurred_at, u.run_id, u.seq) < (%(at)s::timestamptz, %(run_id)s::text, %(seq)s::bigint)
-                 ORDER BY u.occurred_at DESC, u.run_id DESC, u.seq DESC LIMIT %(scan)s)
+                (SELECT occurred_at, run_id, seq, NULL, NULL, NULL, NULL, NULL, NULL, NULL, true
+                 FROM usage.unproven
+                 WHERE account_id = %(account_id)s AND occurred_at >= %(since)s AND occurred_at < %(until)s
+                   AND occurred_at <= %(at)s
+                   AND (occurred_at, run_id, seq) < (%(at)s::timestamptz, %(run_id)s::text, %(seq)s::bigint)
+                 ORDER BY occurred_at DESC, run_id DESC, seq DESC LIMIT %(scan)s)
                 ORDER BY occurred_at DESC, run_id DESC, seq DESC LIMIT %(scan)s
-            ) AS scanned
+            ) AS s
+            LEFT JOIN LATERAL (
+                SELECT method, endpoint, status, key_id, key_hash, client_ip, request_id FROM usage.access_log AS u
+                WHERE s.is_unproven AND u.run_id = s.run_id AND u.seq = s.seq AND u.occurred_at = s.occurred_at
+                LIMIT 1
+            ) AS l ON true
         ) AS told
         WHERE is_match OR number = %(scan)s ORDER BY occurred_at DESC, run_id DESC, seq DESC LIMIT %(limit)s
     """
