@@ -57,6 +57,8 @@ class VerifiedKeys:
         self._applied = 0
         self._fresh_until = float("-inf")
         self._lock = Lock()
+        self.hits = 0
+        """How often ``recall`` had an answer; counted by the one thread that asks."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -84,6 +86,7 @@ class VerifiedKeys:
                 self._entries.move_to_end(fingerprint)
             except KeyError:
                 return None  # a change has just taken it out
+            self.hits += 1
         return entry
 
     def remember(self, fingerprint: bytes, key: VerifiedKey, *, read_at: int) -> bool:

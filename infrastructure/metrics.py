@@ -24,6 +24,7 @@ class Metrics:
         self._lock = Lock()
         self._jobs: list[tuple[str, str, float]] = []
         self._deliveries: list[tuple[str, str, float]] = []
+        self._waits: list[float] = []
         self._counters: dict[str, float] = defaultdict(float)
         self._gauges: dict[str, Callable[[], float]] = {}
         self._totals: dict[str, Callable[[], float]] = {}
@@ -43,6 +44,10 @@ class Metrics:
         """Counts an attempt to bring a message to its receiver; ``result`` is as the outbox names it."""
         self._deliveries.append((channel, result, seconds))
 
+    def count_wait(self, seconds: float) -> None:
+        """Counts a change to a key that has waited so long for every process to apply it."""
+        self._waits.append(seconds)
+
     def watch(
         self, *, gauges: Mapping[str, Callable[[], float]], totals: Mapping[str, Callable[[], float]] | None = None
     ) -> None:
@@ -58,6 +63,7 @@ class Metrics:
         """The counters up to now; called by one thread alone."""
         self._add_jobs()
         self._add_deliveries()
+        self._add_waits()
         return self._counters | self._request_counters() | {series: read() for series, read in self._totals.items()}
 
     def _request_counters(self) -> dict[str, float]:
@@ -82,6 +88,17 @@ class Metrics:
         for name, result, seconds in taken:
             self._counters[f'keyledger_job_runs_total{{job="{name}",result="{result}"}}'] += 1
             self._counters[f'keyledger_job_seconds_total{{job="{name}"}}'] += seconds
+
+    def _add_waits(self) -> None:
+        taken = self._waits[:]
+        del self._waits[: len(taken)]
+        name = "keyledger_change_wait_seconds"
+        for seconds in taken:
+            for bound in BUCKETS_SECONDS[bisect_left(BUCKETS_SECONDS, seconds) :]:
+                self._counters[f'{name}_bucket{{le="{bound}"}}'] += 1
+            self._counters[f'{name}_bucket{{le="+Inf"}}'] += 1
+            self._counters[f"{name}_count"] += 1
+            self._counters[f"{name}_sum"] += seconds
 
     def _add_deliveries(self) -> None:
         taken = self._deliveries[:]

@@ -211,14 +211,22 @@ class _Process:
     lease_seconds: float
 
 
+def _nobody_counts(seconds: float) -> None:
+    del seconds
+
+
 class PostgresFreshness:
-    """The port `KeyCache`: waits until every serving process has applied a position, or cannot be fresh any more."""
+    """The port `KeyCache`: waits until every serving process has applied a position, or cannot be fresh any more.
+
+    ``count_wait`` is told the seconds of each wait.
+    """
 
     PROCESSES = "SELECT process_id, applied, beat, lease_seconds FROM serving.processes"
     TAKE_OUT = "DELETE FROM serving.processes WHERE process_id = %(process)s AND beat = %(beat)s"
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, count_wait: Callable[[float], None] = _nobody_counts) -> None:
         self._database = database
+        self._count_wait = count_wait
 
     def await_applied(self, position: int) -> Freshness:
         """Returns once no process can act on anything older; at the latest the longest lease after it was called.
@@ -236,6 +244,7 @@ class PostgresFreshness:
             if looked_at - seen_at >= lease_seconds * CLOCK_MARGIN:
                 self._take_out(seen.items() & behind.items())
                 waited = timedelta(seconds=elapsed() - began)
+                self._count_wait(waited.total_seconds())
                 return Freshness(
                     position=position,
                     processes=len(processes) - len(behind),

@@ -22,7 +22,9 @@ TELL_SECONDS = 1.0
 HELP: Final = {
     "keyledger_requests_total": ("counter", "Requests answered, by route, status and true outcome."),
     "keyledger_request_seconds": ("histogram", "Time to answer, by route."),
+    "keyledger_key_hits_total": ("counter", "Credentials that were found in memory."),
     "keyledger_key_lookups_total": ("counter", "Credentials that were not remembered and had to be looked up."),
+    "keyledger_change_wait_seconds": ("histogram", "What revokes and other changes waited for all processes."),
     "keyledger_job_runs_total": ("counter", "Runs of the background jobs, by result."),
     "keyledger_job_seconds_total": ("counter", "Time that the background jobs took."),
     "keyledger_deliveries_total": ("counter", "Attempts to deliver webhooks and mails, by channel and result."),
@@ -177,5 +179,5 @@ def exposition(series: dict[str, float]) -> str:
 
 
 def _order(key: str) -> tuple[str, float]:
-    before, bucket, le = key.partition(',le="')
+    before, bucket, le = key.partition('le="')
     return (before, float(le.rstrip('"}')) if bucket else 0.0)

@@ -12,6 +12,7 @@ from application.usage_reports import UsageReports
 from application.workflow import WorkflowManagement
 from application.workflow_ports import Processes
 from domain.ids import RequestId
+from infrastructure.metrics import Metrics
 from infrastructure.postgres.accounts import PostgresAccounts
 from infrastructure.postgres.campaigns import PostgresCampaigns
 from infrastructure.postgres.freshness import DatabaseClock, PostgresFreshness
@@ -41,9 +42,10 @@ class Management:
     clock: DatabaseClock
 
 
-def management(core: Core) -> Management:
-    """The use cases that change things."""
-    cache, accounts = PostgresFreshness(core.database), PostgresAccounts(core.database)
+def management(core: Core, metrics: Metrics | None = None) -> Management:
+    """The use cases that change things; ``metrics`` count what they wait."""
+    count = {} if metrics is None else {"count_wait": metrics.count_wait}
+    cache, accounts = PostgresFreshness(core.database, **count), PostgresAccounts(core.database)
     account_management = AccountManagement(ledger=core.ledger, accounts=accounts, cache=cache, entropy=core.entropy)
     return Management(
         keys=KeyManagement(

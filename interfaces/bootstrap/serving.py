@@ -99,7 +99,10 @@ def open_gate(core: Core, stack: ExitStack) -> OpenGate:
             "keyledger_lease_seconds": lambda: max(verified.fresh_for, -settings.lease.seconds),
             "keyledger_access_log_queue_rows": lambda: access_log.queued,
         },
-        totals={"keyledger_key_lookups_total": lambda: authenticator.look_ups},
+        totals={
+            "keyledger_key_hits_total": lambda: verified.hits,
+            "keyledger_key_lookups_total": lambda: authenticator.look_ups,
+        },
     )
     stack.enter_context(MetricsTeller(conninfo, metrics, process_id=run_id))
     return OpenGate(keeper, verified, metrics, RequestIds(core.entropy).text)
@@ -113,8 +116,8 @@ def http_app() -> ASGIApp:
     with ExitStack() as stack:
         conninfo, _ = open_database(settings, stack)
         core = open_core(settings, conninfo, stack)
-        manage = management(core)
         gate = open_gate(core, stack)
+        manage = management(core, gate.metrics)
         services = HttpServices(
             gatekeeper=gate.keeper,
             key_management=manage.keys,

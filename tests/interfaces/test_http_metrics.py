@@ -42,6 +42,7 @@ def test_any_process_answers_for_all(conninfo: str, tmp_path: Path, durability: 
             'keyledger_requests_total{route="/auth/forward",status="401",outcome="malformed"}': 2,
             'keyledger_requests_total{route="/api/keys/{key_id}",status="200",outcome="ok"}': 6,
             'keyledger_request_seconds_count{route="/auth/forward"}': 8,
+            "keyledger_key_hits_total": 10,
             "keyledger_key_lookups_total": 2,
             "keyledger_cached_keys": 2,
             "keyledger_processes": 2,
@@ -58,9 +59,22 @@ def test_any_process_answers_for_all(conninfo: str, tmp_path: Path, durability: 
 def test_every_metric_has_its_help_and_no_other_is_told(server: HttpServer) -> None:
     """What a scrape has is on the list."""
     names = {series.partition("{")[0] for series in scraped(server)}
-    known = set(HELP) | {f"keyledger_request_seconds_{part}" for part in ("bucket", "sum", "count")}
+    histograms = [name for name, (kind, _) in HELP.items() if kind == "histogram"]
+    known = set(HELP) | {f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count")}
     assert names <= known
     assert server.troubles() == []
+
+
+def test_what_a_revoke_waited_is_counted(conninfo: str, tmp_path: Path) -> None:
+    """Each change that waits for the processes is in the histogram once, with its seconds."""
+    with serving(conninfo, tmp_path / "log") as own, own.client() as client:
+        account = own.back.account()
+        owner, keys = own.back.key(account), [own.back.key(account) for _ in range(3)]
+        waited = [client.post(f"{key.path}/revoke", key=owner.secret).json["receipt"]["waited_ms"] for key in keys]
+        name = "keyledger_change_wait_seconds"
+        expected = {f"{name}_count": 3, f'{name}_bucket{{le="+Inf"}}': 3}
+        eventually(lambda: expected.items() <= scraped(own).items(), "all is counted")
+        assert abs(scraped(own)[f"{name}_sum"] * 1000 - sum(waited)) <= len(keys)
 
 
 @pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "X-Real-IP"])
