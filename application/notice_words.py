@@ -79,7 +79,10 @@ def _retiring_soon(notice: Notice) -> Words:
         lead=f"This API key will soon be refused. {needed}",
         facts=_facts(notice, "Noticed", "retires_at", "last_used_at", "successor_id"),
         advice="Find what still uses it, and give that the successor; or put the end off.",
-        commands=(f"keyledger logs --key {notice.thing_id}",),
+        commands=(
+            f"keyledger logs --key {notice.thing_id}",
+            f"keyledger key extend {notice.thing_id} --grace-seconds 604800",
+        ),
     )
 
 

@@ -14,6 +14,7 @@ from threading import Lock, Timer
 from typing import Final
 
 from application.mail import SAID_CHARACTERS_MAX, Mail, MailServer, Posted, Posting, Sender
+from domain.mail_address import MailAddress
 from domain.naming import shown
 from infrastructure.mail_message import message_of
 
@@ -63,18 +64,20 @@ class SmtpPostOffice:
     def post(self, mail: Mail) -> Posted:
         """Hands the message over; what became of it."""
         try:
+            content = message_of(mail, self._sender).as_bytes()
+        except ValueError as error:
+            return _posted(Posting.NEVER, f"this cannot be written as a mail: {error}")
+        try:
             with self._connected() as client:
-                words = self._hand_over(client, mail)
+                words = self._hand_over(client, mail.to, content)
         except _NotTakenError as refusal:
             return _posted(refusal.posting, str(refusal), refusal.code)
         except smtplib.SMTPServerDisconnected:
             return _posted(Posting.LATER, "the server closed the connection, or took too long")
         except smtplib.SMTPResponseException as refusal:
             return _posted(Posting.LATER, f"{refusal.smtp_code} {refusal.smtp_error!r}", refusal.smtp_code)
-        except (smtplib.SMTPException, OSError) as error:
+        except (smtplib.SMTPException, OSError, UnicodeError) as error:  # the last for a host that cannot be one
             return _posted(Posting.LATER, f"{type(error).__name__}: {error}")
-        except ValueError as error:
-            return _posted(Posting.NEVER, f"this cannot be written as a mail: {error}")
         return _posted(Posting.ACCEPTED, words, _OK)
 
     def interrupt(self) -> None:
@@ -123,22 +126,21 @@ class SmtpPostOffice:
         context = self._proven if self._server.must_be_proven else self._unproven
         return context.wrap_socket(plain, server_hostname=self._server.host)
 
-    def _hand_over(self, client: smtplib.SMTP, mail: Mail) -> str:
-        message = message_of(mail, self._sender)
+    def _hand_over(self, client: smtplib.SMTP, to: MailAddress, content: bytes) -> str:
         _expect("greeting", _READY, *client.getreply())
         self._say_hello(client)
         self._encrypt(client)
         self._log_in(client)
-        options = [] if mail.to.isascii() and self._sender.address.isascii() else ["SMTPUTF8"]
+        options = [] if to.isascii() and self._sender.address.isascii() else ["SMTPUTF8"]
         if options and not client.has_extn("smtputf8"):
             raise _NotTakenError("RCPT", 553, b"the server takes ASCII addresses alone", about_the_mail=True)
         client.command_encoding = "utf-8" if options else "ascii"
         _expect("MAIL", _OK, *client.docmd("MAIL", " ".join([f"FROM:<{self._sender.address}>", *options])))
-        code, words = client.docmd("RCPT", f"TO:<{mail.to}>")
+        code, words = client.docmd("RCPT", f"TO:<{to}>")
         if code not in {_OK, _CREATED}:
             raise _NotTakenError("RCPT", code, words, about_the_mail=True)
         try:
-            code, words = client.data(message.as_bytes())
+            code, words = client.data(content)
         except smtplib.SMTPDataError as refusal:
             error = refusal.smtp_error
             words = error if isinstance(error, bytes) else error.encode()

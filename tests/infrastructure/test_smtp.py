@@ -123,9 +123,10 @@ def test_what_is_under_way_can_be_ended(receiver: MailReceiver) -> None:
     assert found == [Posting.LATER]
 
 
-def test_nobody_there_is_later() -> None:
-    """A port that nobody listens on."""
-    posted = SmtpPostOffice(MailServer(HOST, free_port(), is_encrypted=False), SENDER).post(a_mail())
+@pytest.mark.parametrize("host", [HOST, "a..b", f"{'x' * 64}.example", "nobody.invalid"])
+def test_nobody_there_is_later(host: str) -> None:
+    """A port that nobody listens on, and names that are none: the setting can be mended."""
+    posted = SmtpPostOffice(MailServer(host, free_port(), is_encrypted=False), SENDER).post(a_mail())
     assert posted.posting is Posting.LATER
 
 
