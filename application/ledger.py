@@ -48,6 +48,15 @@ class NewVerifier:
     imported: NewImport | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class NewSealed:
+    """A webhook endpoint's secret, sealed, stored beside the ledger in the transaction of its event."""
+
+    endpoint_id: str
+    version: int
+    sealed: bytes
+
+
 class UnknownAggregateError(NotFoundError):
     """No aggregate of that kind has that id."""
 
@@ -95,28 +104,36 @@ class Ledger(Application[str]):
             wanted = notification.topic in topics
             yield notification.id, self._events.to_domain_event(notification) if wanted else None
 
-    def append(self, *aggregates: Aggregate, verifiers: tuple[NewVerifier, ...] = ()) -> int | None:
+    def append(
+        self, *aggregates: Aggregate, verifiers: tuple[NewVerifier, ...] = (), sealed: tuple[NewSealed, ...] = ()
+    ) -> int | None:
         """Appends what the aggregates recorded, all or nothing; the last position, None when there was no news.
 
         Raises eventsourcing's IntegrityError when another writer appended the same version first, or imported a key
         that is the same, or has the same place or external id.
         """
-        recordings = self.save(*aggregates, verifiers=verifiers)
+        recordings = self.save(*aggregates, verifiers=verifiers, sealed=sealed)
         return recordings[-1].notification.id if recordings else None
 
     def change(
-        self, kind: type[SomeAggregate], aggregate_id: str, command: Callable[[SomeAggregate], None]
+        self,
+        kind: type[SomeAggregate],
+        aggregate_id: str,
+        command: Callable[[SomeAggregate], None],
+        *,
+        sealed: Callable[[SomeAggregate], tuple[NewSealed, ...]] = lambda _: (),
     ) -> tuple[SomeAggregate, int | None]:
         """Loads, commands, appends; of concurrent commands one wins and the others decide again on what it left.
 
-        The position is None when the command recorded nothing. Raises UnknownAggregateError, ConflictError after
-        fifty lost races, and whatever the command raises.
+        ``sealed`` is asked after the command for the secrets that go with it. The position is None when the command
+        recorded nothing. Raises UnknownAggregateError, ConflictError after fifty lost races, and whatever the command
+        raises.
         """
 
         def attempt() -> tuple[SomeAggregate, int | None]:
             aggregate = self.load(kind, aggregate_id)
             command(aggregate)
-            return aggregate, self.append(aggregate)
+            return aggregate, self.append(aggregate, sealed=sealed(aggregate))
 
         return retried(attempt)
 

@@ -25,7 +25,7 @@ from psycopg import Cursor
 from psycopg.rows import TupleRow
 
 from application.event_json import EventJson
-from application.ledger import NewVerifier
+from application.ledger import NewSealed, NewVerifier
 from domain.events import Event
 from infrastructure.postgres.pool import Database
 
@@ -72,6 +72,10 @@ class PostgresRecorder(ApplicationRecorder):
             %(key_id)s, %(account_id)s, %(algorithm)s, %(lookup_prefix)s, %(sha256)s, %(candidate)s, %(external_id)s
         )
     """
+    ADD_SEALED = """
+        INSERT INTO credentials.webhook_secrets (endpoint_id, version, sealed)
+        VALUES (%(endpoint_id)s, %(version)s, %(sealed)s)
+    """
     STREAM = """
         SELECT stream_id, version, topic, state FROM ledger.events
         WHERE stream_id = %(stream)s AND version > %(gt)s AND version <= %(lte)s ORDER BY version LIMIT %(limit)s
@@ -104,6 +108,7 @@ class PostgresRecorder(ApplicationRecorder):
         if not stored_events:
             return []
         verifiers: Sequence[NewVerifier] = kwargs.get("verifiers", ())
+        sealed: Sequence[NewSealed] = kwargs.get("sealed", ())
         events = [self._mapper.to_domain_event(stored) for stored in stored_events]
         with self._appending() as (cursor, is_bounded):
             row = cursor.execute(
@@ -119,6 +124,8 @@ class PostgresRecorder(ApplicationRecorder):
             positions = list(range(head + 1, head + 1 + len(events)))
             for verifier in verifiers:
                 self._add(cursor, verifier)
+            for secret in sealed:
+                cursor.execute(self.ADD_SEALED, asdict(secret))
             for view in self._immediate:
                 for event, position in zip(events, positions, strict=True):
                     view.apply(cursor, event, position)

@@ -23,6 +23,7 @@ import bcrypt
 from domain.credential import TAG_BYTES
 from domain.foreign_key import BCRYPT
 from domain.ids import BASE62
+from infrastructure.sealing import Sealer
 from infrastructure.system import SystemEntropy
 
 BCRYPT_BYTES_MAX = 72
@@ -56,6 +57,7 @@ class Purpose(StrEnum):
     LOG = "log"
     SESSION = "session"
     LINK = "link"
+    SEAL = "seal"
 
 
 def hkdf_sha256(secret: bytes, *, salt: bytes, info: bytes, length: int) -> bytes:
@@ -115,7 +117,7 @@ class SecretRing:
     At least one secret, each of at least 32 bytes, else ValueError.
     """
 
-    __slots__ = ("_cursors", "_links", "_logs", "_receipts", "_tags")
+    __slots__ = ("_cursors", "_links", "_logs", "_receipts", "_tags", "sealer")
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
         if not secrets:
@@ -127,6 +129,7 @@ class SecretRing:
         self._cursors: Final = _macs(secrets, Purpose.CURSOR)
         self._links: Final = _macs(secrets, Purpose.LINK)
         self._logs: Final = _macs(secrets, Purpose.LOG)
+        self.sealer: Final = Sealer(_subkeys(secrets, Purpose.SEAL))
 
     @classmethod
     def from_texts(cls, texts: Sequence[str]) -> Self:
@@ -266,9 +269,13 @@ def _fits_bcrypt(raw: bytes) -> bool:
     return 0 < len(raw) <= BCRYPT_BYTES_MAX and b"\0" not in raw
 
 
-def _macs(secrets: Sequence[bytes], purpose: Purpose) -> tuple[_Mac, ...]:
+def _subkeys(secrets: Sequence[bytes], purpose: Purpose) -> list[bytes]:
     info = f"keyledger/1/{purpose}".encode("ascii")
-    return tuple(_Mac(hkdf_sha256(secret, salt=b"keyledger", info=info, length=_HASH_BYTES)) for secret in secrets)
+    return [hkdf_sha256(secret, salt=b"keyledger", info=info, length=_HASH_BYTES) for secret in secrets]
+
+
+def _macs(secrets: Sequence[bytes], purpose: Purpose) -> tuple[_Mac, ...]:
+    return tuple(map(_Mac, _subkeys(secrets, purpose)))
 
 
 def _sealed(macs: Sequence[_Mac], payload: bytes) -> str:

@@ -277,7 +277,9 @@ class OutboxDelivery:
             wait = retries[message.attempt - 1] * self._jitter()
             self._outbox.try_again(message, attempt, now + max(wait, failure.retry_after or wait))
             return
-        if message.attempt <= len(retries) + 1:  # one more was asked for by hand, and decides nothing
+        if (
+            failure.permanent or message.attempt <= len(retries) + 1
+        ):  # one more was asked for by hand, and decides nothing
             try:
                 self._carrier.give_up(message, failure)
             except UnavailableError:

@@ -86,6 +86,10 @@ class Settings:
     ``smtps://``; None: mail is kept in a folder of data_dir."""
     mail_from: Sender = field(default_factory=lambda: Sender(MailAddress("keyledger@localhost"), "Keyledger"))
     """Whom mail comes from; must be set with a mail server."""
+    webhook_allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Private networks that webhooks may go to, by http as well; else public addresses alone, by https."""
+    webhook_timeout: timedelta = timedelta(seconds=15)
+    """KEYLEDGER_WEBHOOK_TIMEOUT_SECONDS: how long one attempt may take once the receiver's name is resolved."""
     outbox_days: int = 30
     """How long webhooks and mails that have come to their end stay on record, with their attempts."""
     settlement_window: timedelta = timedelta(seconds=10)
@@ -128,6 +132,8 @@ class Settings:
             public_url=values.parsed("PUBLIC_URL", _public_url),
             smtp=smtp,
             mail_from=sender or default.mail_from,
+            webhook_allowed_networks=tuple(values.listed("WEBHOOK_ALLOWED_NETWORKS", ip_network)),
+            webhook_timeout=timedelta(seconds=values.number("WEBHOOK_TIMEOUT_SECONDS", 15, low=1, high=60)),
             outbox_days=values.number("OUTBOX_DAYS", default.outbox_days, low=1, high=3650),
             settlement_window=timedelta(seconds=values.number("SETTLEMENT_WINDOW_SECONDS", 10, low=1, high=600)),
         )

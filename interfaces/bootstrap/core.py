@@ -16,6 +16,7 @@ from infrastructure.postgres.freshness import DatabaseClock
 from infrastructure.postgres.keys import KeysView, PostgresKeys
 from infrastructure.postgres.pool import Database
 from infrastructure.postgres.usage import PostgresUsage, UsageHistory, UsageTotals
+from infrastructure.postgres.webhooks import WebhooksView
 from infrastructure.postgres.workflow import WorkflowView
 from infrastructure.system import SystemClock, SystemEntropy, end_with_parent
 from interfaces.settings import SettingError, Settings
@@ -71,7 +72,7 @@ def _secrets(settings: Settings, entropy: SystemEntropy) -> SecretRing:
 
 def immediate_views() -> tuple[View, ...]:
     """The read models that each append writes in its own transaction."""
-    return AccountsView(), KeysView(), CampaignsView(), UsageTotals(), WorkflowView()
+    return AccountsView(), KeysView(), CampaignsView(), WebhooksView(), UsageTotals(), WorkflowView()
 
 
 def following_views() -> tuple[View, ...]:

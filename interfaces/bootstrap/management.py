@@ -9,8 +9,10 @@ from application.imports import KeyImport
 from application.keys import KeyManagement
 from application.notice_links import NoticeLinks
 from application.usage_reports import UsageReports
+from application.webhooks import WebhookManagement, Webhooks
 from application.workflow import WorkflowManagement
 from application.workflow_ports import Processes
+from domain.destination import Destinations
 from domain.ids import RequestId
 from infrastructure.metrics import Metrics
 from infrastructure.postgres.accounts import PostgresAccounts
@@ -19,6 +21,7 @@ from infrastructure.postgres.freshness import DatabaseClock, PostgresFreshness
 from infrastructure.postgres.history import PostgresHistory
 from infrastructure.postgres.imports import PostgresImports
 from infrastructure.postgres.usage_reports import PostgresUsageRows
+from infrastructure.postgres.webhooks import PostgresDeliveries, PostgresWebhooks
 from infrastructure.postgres.workflow import PostgresProcesses
 from infrastructure.projections import Rebuilder
 from infrastructure.system import RequestIds
@@ -37,6 +40,8 @@ class Management:
     workflows: WorkflowManagement
     processes: Processes
     usage_reports: UsageReports
+    webhooks: WebhookManagement
+    webhooks_view: Webhooks
     rebuilder: Rebuilder
     new_request_id: Callable[[], RequestId]
     clock: DatabaseClock
@@ -71,6 +76,16 @@ def management(core: Core, metrics: Metrics | None = None) -> Management:
             ledger=core.ledger, campaigns=PostgresCampaigns(core.database), entropy=core.entropy
         ),
         usage_reports=UsageReports(keys=core.keys, rows=PostgresUsageRows(core.database), clock=core.clock),
+        webhooks=WebhookManagement(
+            ledger=core.ledger,
+            webhooks=PostgresWebhooks(core.database),
+            deliveries=PostgresDeliveries(core.database),
+            seals=core.ring.sealer,
+            destinations=Destinations(core.settings.webhook_allowed_networks),
+            entropy=core.entropy,
+            clock=core.clock,
+        ),
+        webhooks_view=PostgresWebhooks(core.database),
         rebuilder=Rebuilder(core.database, core.recorder, immediate_views(), following_views()),
         new_request_id=RequestIds(core.entropy).new,
         clock=core.clock,

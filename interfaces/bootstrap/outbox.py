@@ -5,12 +5,17 @@ from datetime import timedelta
 from threading import Event as Flag
 
 from application.notifications import NoticeCarrier
+from application.webhook_delivery import WebhookCarrier
+from application.webhooks import CHANNEL
+from domain.destination import Destinations
 from infrastructure.mailbox import Mailbox
 from infrastructure.outbox import Channel, CountDelivery, OutboxDelivery, OutboxFollower
 from infrastructure.postgres.accounts import PostgresAccounts
 from infrastructure.postgres.notices import NoticeSource
 from infrastructure.postgres.outbox import PostgresOutbox
+from infrastructure.postgres.webhooks import PostgresWebhooks, WebhookSource
 from infrastructure.smtp import SmtpPostOffice
+from infrastructure.webhook_client import WebhookClient
 from interfaces.bootstrap.core import Core
 
 MAILBOX = "mailbox"
@@ -18,10 +23,13 @@ MAILS_AT_ONCE = 8
 MAIL_LEASE = timedelta(minutes=4)
 """Longer than a mail takes: its own minute, ten seconds for each address of the server, and the resolver's time."""
 
+WEBHOOKS_AT_ONCE = 32
+WEBHOOK_LEASE_BEYOND = timedelta(seconds=30)  # for the name and the record
+
 
 def channels(core: Core) -> tuple[Channel, ...]:
     """Every way to the outside that the settings give."""
-    return (_mail(core),)
+    return _mail(core), _webhooks(core)
 
 
 def _mail(core: Core) -> Channel:
@@ -36,6 +44,20 @@ def _mail(core: Core) -> Channel:
         public_url=settings.public_url or f"http://{settings.host}:{settings.port}",
     )
     return Channel("email", NoticeSource(), carrier, at_once=MAILS_AT_ONCE, lease=MAIL_LEASE)
+
+
+def _webhooks(core: Core) -> Channel:
+    settings = core.settings
+    carrier = WebhookCarrier(
+        ledger=core.ledger,
+        webhooks=PostgresWebhooks(core.database),
+        seals=core.ring.sealer,
+        sender=WebhookClient(Destinations(settings.webhook_allowed_networks), total=settings.webhook_timeout),
+        clock=core.clock,
+        entropy=core.entropy,
+    )
+    lease = settings.webhook_timeout + WEBHOOK_LEASE_BEYOND
+    return Channel(CHANNEL, WebhookSource(), carrier, at_once=WEBHOOKS_AT_ONCE, lease=lease)
 
 
 def outbox_followers(core: Core, count: CountDelivery) -> dict[str, Callable[[Flag], None]]:

@@ -125,6 +125,7 @@ def http_app() -> ASGIApp:
             account_management=manage.accounts,
             notice_links=manage.notice_links,
             usage_reports=manage.usage_reports,
+            webhook_management=manage.webhooks,
             health=PostgresHealth(core.database, gate.verified),
             cursors=core.ring,
             new_request_id=gate.new_request_id,

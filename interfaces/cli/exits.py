@@ -41,7 +41,7 @@ exit codes:
   1    a check failed
   2    usage: the command line or a setting cannot be read
   3    refused: an invalid value, a conflict, or not allowed
-  4    no such account or key
+  4    no such account, key or webhook
   5    unavailable: the database cannot be reached, started or migrated
   70   an error of Keyledger's own
   130  interrupted (Ctrl-C); 141 the reader of the output went away; 143 terminated

@@ -13,6 +13,7 @@ from domain.access import Plan
 from domain.api_key import GraceStart, KeyStatus, RevocationReason
 from domain.credential import Environment
 from domain.notices import MUTABLE
+from domain.webhook_endpoint import EventType
 from domain.workflow import ProcessState
 from interfaces.cli.exits import EXIT_CODES, Exit
 from interfaces.cli.terminal import say, without_credentials, write
@@ -72,6 +73,7 @@ def grammar() -> Parser:
     nouns = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _account(nouns.add_parser("account", help="open, list, suspend and reinstate accounts, and their notices"))
     _key(nouns.add_parser("key", help="create, import, list, show, rotate and revoke API keys, and read their history"))
+    _webhook(nouns.add_parser("webhook", help="create, list, change, test and delete webhooks, and their deliveries"))
     _jobs(nouns.add_parser("jobs", help="what the background process does from time to time"))
     _usage(_verb(nouns, "usage", "interfaces.cli.usage:usage", "one key's requests over time"))
     _logs(_verb(nouns, "logs", "interfaces.cli.usage:logs", "the access log of an account or a key, newest first"))
@@ -189,6 +191,42 @@ def _workflow(noun: Parser) -> None:
         verb = _verb(verbs, name, f"interfaces.cli.workflow:{name}", what)
         verb.add_argument("id", metavar="ID", help="rot_…")
         _json(verb)
+
+
+def _webhook(noun: Parser) -> None:
+    verbs = _verbs(noun)
+    types = ", ".join(each.value for each in EventType)
+    create = _verb(verbs, "create", "interfaces.cli.webhooks:create", "create a webhook and print its secret, once")
+    create.add_argument("--account", required=True, metavar="ID", help="acc_…")
+    create.add_argument("--url", required=True, help="https://…")
+    create.add_argument("--event", action="append", required=True, help=f"may be repeated: key.*, *, {types}")
+    create.add_argument("--description", help="at most 500 characters")
+    _json(create)
+    listing = _verb(verbs, "list", "interfaces.cli.webhooks:list_all", "an account's webhooks, newest first")
+    listing.add_argument("--account", required=True, metavar="ID", help="acc_…")
+    _paged(listing)
+    _json(_of_webhook(verbs, "show", "one webhook, without its secret"))
+    change = _of_webhook(verbs, "change", "change what is given")
+    change.add_argument("--url", help="https://…")
+    change.add_argument("--event", action="append", help="may be repeated; in place of those before")
+    change.add_argument("--description", help="at most 500 characters")
+    change.add_argument("--status", choices=["enabled", "disabled"])
+    _json(change)
+    rotate = _of_webhook(verbs, "rotate-secret", "make a webhook's next secret and print it, once")
+    rotate.add_argument("--grace-seconds", type=int, help="how long the old one signs, too; default: one day")
+    _json(rotate)
+    _paged(_of_webhook(verbs, "deliveries", "a webhook's deliveries with their attempts, newest first"))
+    retry = _of_webhook(verbs, "retry", "make one more attempt at a delivery now")
+    retry.add_argument("delivery", metavar="DELIVERY", help="msg_…")
+    _json(retry)
+    _json(_of_webhook(verbs, "test", "send a webhook.test; prints the delivery to look for"))
+    _of_webhook(verbs, "delete", "delete a webhook")
+
+
+def _of_webhook(verbs: Verbs, name: str, what: str) -> Parser:
+    verb = _verb(verbs, name, f"interfaces.cli.webhooks:{name.replace('-', '_')}", what)
+    verb.add_argument("id", metavar="ID", help="whe_…")
+    return verb
 
 
 def _usage(verb: Parser) -> None:

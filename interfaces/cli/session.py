@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 from application.accounts import UNKNOWN_ACCOUNT
 from application.keys import UNKNOWN_KEY
 from application.ports import AccountView, Cursors, Keys, KeyView
+from application.webhooks import UNKNOWN_WEBHOOK, EndpointView, Webhooks
 from domain.errors import NotFoundError
 from domain.events import Origin
-from domain.ids import AccountId, KeyId, MalformedIdError
+from domain.ids import AccountId, KeyId, MalformedIdError, WebhookEndpointId
 from interfaces.bootstrap import Core, Management, management, migrate_database, open_core, open_database, start_logging
 from interfaces.cli.exits import Exit
 from interfaces.cli.terminal import say
@@ -26,6 +27,7 @@ class Operator:
 
     manage: Management
     keys: Keys
+    webhooks: Webhooks
     cursors: Cursors
     origin: Origin
 
@@ -46,6 +48,16 @@ class Operator:
         if view is None:
             raise NotFoundError(UNKNOWN_KEY)
         return view
+
+    def webhook(self, text: str) -> EndpointView:
+        """The webhook of an id as it was typed, whoever owns it; NotFoundError."""
+        try:
+            endpoint = self.webhooks.find(WebhookEndpointId.parse(text))
+        except MalformedIdError as error:
+            raise NotFoundError(UNKNOWN_WEBHOOK) from error
+        if endpoint is None:
+            raise NotFoundError(UNKNOWN_WEBHOOK)
+        return endpoint
 
 
 @contextmanager
@@ -76,7 +88,7 @@ def operator(settings: Settings) -> Generator[Operator]:
     with opened(settings) as core:
         manage = management(core)
         origin = Origin(f"cli:{login_name()}", manage.new_request_id(), manage.clock.now())
-        yield Operator(manage=manage, keys=core.keys, cursors=core.ring, origin=origin)
+        yield Operator(manage=manage, keys=core.keys, webhooks=manage.webhooks_view, cursors=core.ring, origin=origin)
 
 
 def login_name() -> str:

@@ -16,6 +16,7 @@ from application.keys import KeyManagement
 from application.notice_links import NoticeLinks
 from application.ports import Cursors, Health
 from application.usage_reports import UsageReports
+from application.webhooks import WebhookManagement
 from interfaces.http.account import account_router
 from interfaces.http.body import JsonRequest
 from interfaces.http.caller import caller_dependencies
@@ -34,6 +35,7 @@ from interfaces.http.request import TrustedProxies
 from interfaces.http.schema import DESCRIPTION, SECURITY, schema_router
 from interfaces.http.usage import usage_router
 from interfaces.http.verify import verify_router
+from interfaces.http.webhooks import webhooks_router
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class HttpServices:
     account_management: AccountManagement
     notice_links: NoticeLinks
     usage_reports: UsageReports
+    webhook_management: WebhookManagement
     health: Health
     cursors: Cursors
     new_request_id: Callable[[], str]
@@ -74,6 +77,7 @@ def create_app(services: HttpServices) -> ASGIApp:
             usage_router(),
             notifications_router(),
             account_router(),
+            webhooks_router(),
             verify_router(),
         ],
         middleware=[gate],
@@ -89,6 +93,7 @@ def create_app(services: HttpServices) -> ASGIApp:
             "notice_links": given(services.notice_links),
             "clock": given(services.gatekeeper.clock),
             "usage_reports": given(services.usage_reports),
+            "webhook_management": given(services.webhook_management),
             "health": given(services.health),
             "cursors": given(services.cursors),
             "metrics_door": given(services.metrics_door),

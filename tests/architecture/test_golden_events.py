@@ -16,11 +16,13 @@ from eventsourcing.persistence import StoredEvent
 from application.event_json import EventJson
 from domain.access import Networks, Plan, Scopes
 from domain.api_key import GraceStart, RevocationReason
+from domain.destination import WebhookUrl
 from domain.events import RETIRED_TOPICS, Aggregate, Event
 from domain.mail_address import MailAddress
 from domain.naming import Name, Note
 from domain.notices import NoticeKind
-from tests.kit.builders import NOON, a_campaign, a_key, an_account, an_imported_key, key_id, origin
+from domain.webhook_endpoint import DisabledReason, Subscriptions
+from tests.kit.builders import NOON, a_campaign, a_key, a_webhook, an_account, an_imported_key, key_id, origin
 from tests.kit.rotations import rotations_of_every_kind
 from tests.kit.usage import a_purge, a_usage_run
 
@@ -51,7 +53,16 @@ def specimens() -> list[Aggregate]:
     expired.note_attack(failed_attempts=60, since=NOON, by=origin(NOON + DAY, actor="system:suspicion"))
     expired.note_presented_after_end(attempts=3, last_at=NOON + DAY, by=origin(NOON + DAY, actor="system:suspicion"))
     imported = an_imported_key(number=4, external_id=Name("k-17"), created_at=NOON - DAY)
-    return [account, a_campaign(), key, expired, imported, a_usage_run(), a_purge(), *rotations_of_every_kind()]
+    webhook = a_webhook(description=Note("rota"))
+    moved, less = WebhookUrl("https://hooks.acme.example/2"), Subscriptions.parse(["key.*"])
+    webhook.update(url=moved, events=less, description=None, by=origin())
+    webhook.rotate_secret(grace=DAY, by=origin())
+    webhook.test(by=origin())
+    webhook.disable(reason=DisabledReason.FAILING, by=origin(actor="system:webhooks"))
+    webhook.enable(by=origin())
+    webhook.delete(by=origin())
+    others = [a_usage_run(), a_purge(), *rotations_of_every_kind(), webhook]
+    return [account, a_campaign(), key, expired, imported, *others]
 
 
 def lines() -> dict[str, str]:

@@ -13,6 +13,7 @@ from tests.kit.http_server import HttpServer, Key, serving
 FORBIDDEN = b'{"error":{"code":"FORBIDDEN","message":"Insufficient permissions for this resource"}}'
 UNKNOWN_KEY = b'{"error":{"code":"NOT_FOUND","message":"No such API key"}}'
 NOBODY = "/api/keys/key_000000000"
+NO_WEBHOOK = "/api/webhooks/whe_0000000000000000"
 
 # Each protected route with the scope that it needs, and what a caller is told who has it, of a thing that is not there
 # or a body that is not right: nothing is changed by asking.
@@ -36,6 +37,15 @@ ROUTES = [
     ("PATCH", "/api/notifications", {"notices": {"none": False}}, "keys:write", 422),
     ("GET", "/api/account", ..., "keys:read", 200),
     ("PATCH", "/api/account", {"rotation_due_days": 0}, "keys:write", 422),
+    ("GET", "/api/webhooks", ..., "webhooks:read", 200),
+    ("POST", "/api/webhooks", {}, "webhooks:write", 422),
+    ("GET", NO_WEBHOOK, ..., "webhooks:read", 404),
+    ("PATCH", NO_WEBHOOK, {}, "webhooks:write", 404),
+    ("DELETE", NO_WEBHOOK, ..., "webhooks:write", 404),
+    ("POST", f"{NO_WEBHOOK}/rotate-secret", ..., "webhooks:write", 404),
+    ("GET", f"{NO_WEBHOOK}/deliveries", ..., "webhooks:read", 404),
+    ("POST", f"{NO_WEBHOOK}/deliveries/msg_0000000000000000000000/retry", ..., "webhooks:write", 404),
+    ("POST", f"{NO_WEBHOOK}/test", ..., "webhooks:write", 404),
     ("POST", "/api/verify", {}, "keys:verify", 422),
 ]
 GRANTS = [
@@ -80,6 +90,9 @@ def test_no_protected_route_is_missing_from_the_table(owner: Owner) -> None:
 
     def template(path: str) -> str:
         named = path.replace(NOBODY, "/api/keys/{key_id}")
+        named = named.replace(NO_WEBHOOK, "/api/webhooks/{webhook_id}").replace(
+            "msg_0000000000000000000000", "{delivery_id}"
+        )
         return named.replace("/api/campaigns/cmp_0000000000000000", "/api/campaigns/{campaign_id}")
 
     assert {(method, template(path)) for method, path, *_ in ROUTES} == protected

@@ -117,6 +117,9 @@ def test_bodies_are_required_where_they_are(document: Any) -> None:
         ("post", "/api/keys/{key_id}/revoke"): False,
         ("post", "/api/campaigns"): True,
         ("patch", "/api/notifications"): True,
+        ("post", "/api/webhooks"): True,
+        ("patch", "/api/webhooks/{webhook_id}"): True,
+        ("post", "/api/webhooks/{webhook_id}/rotate-secret"): False,
         ("post", "/api/verify"): True,
     }
 
@@ -139,9 +142,10 @@ def test_a_key_is_described_with_the_fields_that_it_has(document: Any, owner: Ow
 
 def test_it_says_the_same_each_time_and_gives_no_secret_away(document: Any) -> None:
     """No example is made up by chance, and none looks like a credential."""
+    texts = ("Production API", "https://hooks.acme.example/keyledger")
     for node in nodes(document):
         for example in node.get("examples", []) if isinstance(node.get("examples"), list) else []:
-            told = (["campaigns:read"], ["203.0.113.0/24"], "Production API", {"rotation_reminder": False})
+            told = (["campaigns:read"], ["203.0.113.0/24"], ["key.*"], {"rotation_reminder": False}, *texts)
             assert example in told, example
     words = json.dumps(document)
     assert not re.search(r"(?:sk_(?:live|staging|dev)|inv|ses|whsec)_[0-9A-Za-z]", words)

@@ -10,10 +10,12 @@ from domain.account import Account
 from domain.api_key import ApiKey
 from domain.campaign import Campaign
 from domain.credential import Environment
+from domain.destination import WebhookUrl
 from domain.events import Origin
 from domain.foreign_key import Algorithm, ForeignHash
-from domain.ids import AccountId, CampaignId, KeyId
+from domain.ids import AccountId, CampaignId, KeyId, WebhookEndpointId
 from domain.naming import Name
+from domain.webhook_endpoint import Subscriptions, WebhookEndpoint
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 _numbers = count(1)
@@ -107,3 +109,16 @@ def a_campaign(*, number: int = 1, owner: AccountId | None = None, at: datetime 
         name=Name("Backend engineers"),
         environment=Environment.LIVE,
     )
+
+
+def a_webhook(
+    *, number: int = 1, owner: AccountId | None = None, at: datetime = NOON, **values: Any
+) -> WebhookEndpoint:
+    """An enabled endpoint that is told all."""
+    defaults: dict[str, Any] = {
+        "account_id": owner or account_id(),
+        "url": WebhookUrl("https://hooks.acme.example/keyledger"),
+        "events": Subscriptions.parse(["*"]),
+        "description": None,
+    }
+    return WebhookEndpoint.create(WebhookEndpointId.from_entropy(entropy(number)), by=origin(at), **(defaults | values))

@@ -1,0 +1,383 @@
+"""Webhooks from the ledger to the receiver's door: who is told what, signed with which secret, and when it ends."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import psycopg
+import pytest
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from application.ledger import Ledger
+from application.outbox import MessageId
+from application.webhook_delivery import RETRIES, Answered, Unanswered, WebhookCarrier, judge
+from application.webhooks import EndpointChange, IssuedEndpoint, WebhookManagement
+from domain.access import Plan
+from domain.api_key import ApiKey, RevocationReason
+from domain.credential import Secret
+from domain.destination import Destinations, WebhookUrl
+from domain.errors import NotFoundError
+from domain.ids import AccountId
+from domain.webhook_endpoint import Disabled, Subscriptions
+from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
+from infrastructure.hashing import SecretRing
+from infrastructure.outbox import Channel, OutboxDelivery, OutboxFollower
+from infrastructure.postgres.accounts import AccountsView
+from infrastructure.postgres.keys import KeysView
+from infrastructure.postgres.outbox import PostgresOutbox
+from infrastructure.postgres.pool import Database
+from infrastructure.postgres.webhooks import PostgresDeliveries, PostgresWebhooks, WebhookSource, WebhooksView
+from infrastructure.projections import Rebuilder
+from infrastructure.system import SystemClock, SystemEntropy
+from tests.kit.builders import SettableClock, a_key, account_id, an_account, origin
+
+RING = SecretRing([bytes(range(32))])
+URL = WebhookUrl("https://hooks.acme.example/keyledger")
+DAY = timedelta(days=1)
+
+
+@dataclass
+class ScriptedSender:
+    """The port `WebhookSender`: answers as it is told, and keeps what it was given."""
+
+    answers: list[Answered | Unanswered] = field(default_factory=list[Answered | Unanswered])
+    sent: list[tuple[WebhookUrl, Mapping[str, str], bytes]] = field(
+        default_factory=list[tuple[WebhookUrl, Mapping[str, str], bytes]]
+    )
+
+    def post(self, url: WebhookUrl, headers: Mapping[str, str], body: bytes) -> Answered | Unanswered:
+        """The next answer, the last again and again; 204 without any."""
+        self.sent.append((url, headers, body))
+        if len(self.answers) > 1:
+            return self.answers.pop(0)
+        return self.answers[0] if self.answers else Answered(204, None)
+
+    def interrupt(self) -> None:
+        """Nothing is ever under way."""
+
+
+class Hooks:
+    """All of it on one database, with a clock of the test's own."""
+
+    def __init__(self, database: Database, conninfo: str) -> None:
+        self.conninfo = conninfo
+        self.clock = SettableClock(SystemClock().now().replace(microsecond=0))
+        self.views = [AccountsView(), KeysView(), WebhooksView()]
+        self.recorder = PostgresRecorder(database, self.views)
+        self.ledger = Ledger(PostgresLedgerFactory(self.recorder))
+        self.sender = ScriptedSender()
+        self.webhooks = PostgresWebhooks(database)
+        self.database = database
+        self.manage = WebhookManagement(
+            ledger=self.ledger,
+            webhooks=self.webhooks,
+            deliveries=PostgresDeliveries(database),
+            seals=RING.sealer,
+            destinations=Destinations(),
+            entropy=SystemEntropy(),
+            clock=self.clock,
+        )
+        carrier = WebhookCarrier(
+            ledger=self.ledger,
+            webhooks=self.webhooks,
+            seals=RING.sealer,
+            sender=self.sender,
+            clock=self.clock,
+            entropy=SystemEntropy(),
+        )
+        channel = Channel("webhook", WebhookSource(), carrier)
+        self.follower = OutboxFollower(database, self.recorder, channel, self.clock)
+        self.delivery = OutboxDelivery(
+            PostgresOutbox(database), channel, clock=self.clock, entropy=SystemEntropy(), count=lambda *_: None
+        )
+        self.ledger.append(an_account(plan=Plan.TEAM))
+
+    def endpoint(self, *events: str, owner: AccountId | None = None) -> IssuedEndpoint:
+        """A new endpoint that has subscribed to these."""
+        return self.manage.create(
+            account_id=owner or account_id(),
+            url=URL,
+            events=Subscriptions.parse(events or ("*",)),
+            description=None,
+            by=origin(self.clock.now()),
+        )
+
+    def bring(self) -> int:
+        """Makes and delivers what is due; how many attempts there were."""
+        while self.follower.catch_up():
+            pass
+        return self.delivery.deliver_due()
+
+    def told(self) -> list[str]:
+        """The types of all that was sent."""
+        return [json.loads(body)["type"] for _, _, body in self.sender.sent]
+
+
+@pytest.fixture
+def hooks(database: Database, conninfo: str) -> Iterator[Hooks]:
+    made = Hooks(database, conninfo)
+    with made.ledger:
+        yield made
+
+
+def verifies(secret: Secret, sent: tuple[WebhookUrl, Mapping[str, str], bytes]) -> bool:
+    """By the reference package, within its own tolerance of the time."""
+    with suppress(WebhookVerificationError):
+        Webhook(secret.reveal()).verify(sent[2], dict(sent[1]))
+        return True
+    return False
+
+
+def test_an_endpoint_is_told_what_it_has_subscribed_to(hooks: Hooks) -> None:
+    """One type, a family, and everything; a key's whole life in order."""
+    one, family, every = hooks.endpoint("key.revoked"), hooks.endpoint("key.*"), hooks.endpoint("*")
+    key = a_key(at=hooks.clock.now())
+    key.disable(by=origin(hooks.clock.now()))
+    key.revoke(reason=RevocationReason.COMPROMISED, note=None, by=origin(hooks.clock.now()))
+    hooks.ledger.append(key)
+    assert hooks.bring() == 7
+    found = {
+        each.endpoint.endpoint_id: [
+            delivery.type
+            for delivery in reversed(
+                hooks.manage.deliveries(account_id=account_id(), endpoint_id=each.endpoint.endpoint_id, limit=10)
+            )
+        ]
+        for each in (one, family, every)
+    }
+    life = ["key.created", "key.updated", "key.revoked"]
+    assert list(found.values()) == [["key.revoked"], life, life]
+
+
+def test_the_body_names_the_key_and_what_happened(hooks: Hooks) -> None:
+    """Type, time and data; the id, the key's facts and the event's own, and no hash."""
+    hooks.endpoint("key.created")
+    key = a_key(number=7, at=hooks.clock.now())
+    hooks.ledger.append(key)
+    hooks.bring()
+    body = json.loads(hooks.sender.sent[0][2])
+    at = hooks.clock.now().isoformat().replace("+00:00", "Z")
+    assert list(body) == ["type", "timestamp", "data"]
+    assert (body["type"], body["timestamp"]) == ("key.created", at)
+    due = (hooks.clock.now() + 90 * DAY).isoformat().replace("+00:00", "Z")
+    assert body["data"] == {
+        "id": key.id,
+        "name": "Production API",
+        "environment": "live",
+        "prefix": key.prefix,
+        "lineage_id": key.id,
+        "replaces": None,
+        "event": "key.created",
+        "position": 3,
+        "actor": "cli:tester",
+        "scopes": None,
+        "allowed_ips": None,
+        "expires_at": None,
+        "rotation_due_at": due,
+    }
+
+
+def test_nobody_else_is_told(hooks: Hooks) -> None:
+    """Not another account, not one without the feature, not an endpoint of later, none that is disabled or deleted."""
+    hooks.ledger.append(an_account(number=2, plan=Plan.TEAM), an_account(number=3, plan=Plan.FREE))
+    hooks.endpoint(owner=account_id(2))
+    hooks.endpoint(owner=account_id(3))
+    off, gone = hooks.endpoint().endpoint.endpoint_id, hooks.endpoint().endpoint.endpoint_id
+    by = origin(hooks.clock.now())
+    hooks.manage.change(account_id=account_id(), endpoint_id=off, change=EndpointChange(is_enabled=False), by=by)
+    hooks.manage.delete(account_id=account_id(), endpoint_id=gone, by=by)
+    hooks.ledger.append(a_key(), a_key(owner=account_id(3)))
+    hooks.endpoint()
+    assert hooks.bring() == 0
+
+
+def test_each_delivery_verifies_and_a_copy_of_it_does_not_for_long(hooks: Hooks) -> None:
+    """The reference package takes it as it was sent, and refuses it changed, under another id, and ten minutes old."""
+    secret = hooks.endpoint().secret
+    hooks.ledger.append(a_key())
+    hooks.bring()
+    url, headers, body = hooks.sender.sent[0]
+    assert verifies(secret, (url, headers, body))
+    assert not verifies(secret, (url, headers, body.replace(b"Production", b"production")))
+    assert not verifies(secret, (url, {**headers, "webhook-id": "msg_0"}, body))
+    later = {**headers, "webhook-timestamp": str(int(headers["webhook-timestamp"]) + 1)}
+    assert not verifies(secret, (url, later, body))
+    hooks.clock.advance(-timedelta(minutes=10))
+    hooks.ledger.append(a_key())
+    hooks.bring()
+    assert not verifies(secret, hooks.sender.sent[1])
+
+
+def test_both_secrets_sign_through_the_grace_period_and_then_one(hooks: Hooks) -> None:
+    """The old one verifies until its grace is over and never after; one older than that no more at all."""
+    first = hooks.endpoint()
+    endpoint_id, by = first.endpoint.endpoint_id, origin(hooks.clock.now())
+    second = hooks.manage.rotate_secret(account_id=account_id(), endpoint_id=endpoint_id, grace=DAY, by=by)
+
+    def accepted() -> list[bool]:
+        hooks.ledger.append(a_key())
+        assert hooks.bring() == 1
+        return [verifies(each.secret, hooks.sender.sent[-1]) for each in issued]
+
+    issued = [first, second]
+    assert accepted() == [True, True]
+    issued.append(hooks.manage.rotate_secret(account_id=account_id(), endpoint_id=endpoint_id, grace=DAY, by=by))
+    assert accepted() == [False, True, True]
+    # The package looks at the machine's clock, so the grace ends by another rotation, with none.
+    over = origin(hooks.clock.now() - DAY)
+    issued.append(hooks.manage.rotate_secret(account_id=account_id(), endpoint_id=endpoint_id, grace=DAY, by=over))
+    assert accepted() == [False, False, False, True]
+
+
+def test_secrets_are_sealed_for_their_row(hooks: Hooks) -> None:
+    """The vault holds neither text nor bytes; what is sealed for one row opens in no other, nor by another key."""
+    issued = hooks.endpoint()
+    endpoint_id = issued.endpoint.endpoint_id
+    sealed = hooks.webhooks.sealed(endpoint_id)[1]
+    opened = RING.sealer.open(sealed, f"webhook_secrets/{endpoint_id}/1")
+    assert opened is not None
+    assert opened not in sealed
+    assert RING.sealer.open(sealed, f"webhook_secrets/{endpoint_id}/2") is None
+    assert RING.sealer.open(sealed[:-1] + bytes((sealed[-1] ^ 1,)), f"webhook_secrets/{endpoint_id}/1") is None
+    assert SecretRing([bytes(32)]).sealer.open(sealed, f"webhook_secrets/{endpoint_id}/1") is None
+    newer = SecretRing([bytes(32), bytes(range(32))])
+    assert newer.sealer.open(sealed, f"webhook_secrets/{endpoint_id}/1") == opened
+    assert repr(issued.secret) == "whsec_…"
+
+
+def test_secrets_that_sign_no_more_are_deleted(hooks: Hooks) -> None:
+    """Those before the last two with a rotation, all with the endpoint."""
+    endpoint_id, by = hooks.endpoint().endpoint.endpoint_id, origin(hooks.clock.now())
+    for kept in ({1, 2}, {2, 3}):
+        hooks.manage.rotate_secret(account_id=account_id(), endpoint_id=endpoint_id, grace=DAY, by=by)
+        assert set(hooks.webhooks.sealed(endpoint_id)) == kept
+    hooks.manage.delete(account_id=account_id(), endpoint_id=endpoint_id, by=by)
+    assert hooks.webhooks.sealed(endpoint_id) == {}
+
+
+def test_retries_are_data_and_the_last_one_disables(hooks: Hooks) -> None:
+    """Ten attempts over 75 hours, each in the log with its status; then `webhook.disabled`, and nothing more."""
+    endpoint_id = hooks.endpoint().endpoint.endpoint_id
+    hooks.sender.answers = [Answered(500, None), Unanswered("the receiver was too slow"), Answered(301, None)]
+    hooks.ledger.append(a_key())
+    hooks.bring()
+    waits = []
+    for _ in RETRIES:
+        (delivery,) = hooks.manage.deliveries(account_id=account_id(), endpoint_id=endpoint_id, limit=2)
+        assert delivery.next_at is not None
+        waits.append(delivery.next_at - hooks.clock.now())
+        hooks.clock.at = delivery.next_at
+        assert hooks.bring() == 1
+    assert all(0.9 * delay <= wait <= 1.1 * delay for delay, wait in zip(RETRIES, waits, strict=True))
+    (delivery,) = hooks.manage.deliveries(account_id=account_id(), endpoint_id=endpoint_id, limit=2)
+    assert [(each.status, each.error) for each in delivery.attempts][:3] == [
+        (500, "not accepted (500)"),
+        (None, "the receiver was too slow"),
+        (301, "redirects are not followed (301)"),
+    ]
+    assert (len(delivery.attempts), delivery.state.value, delivery.next_at) == (10, "failed", None)
+    assert len({headers["webhook-id"] for _, headers, _ in hooks.sender.sent}) == 1
+    assert len({body for _, _, body in hooks.sender.sent}) == 1
+    endpoint = hooks.manage.get(account_id=account_id(), endpoint_id=endpoint_id)
+    assert (endpoint.disabled_reason, endpoint.disabled_at) == ("failing", hooks.clock.now())
+    hooks.ledger.append(a_key())
+    assert hooks.bring() == 0
+
+
+def test_gone_disables_at_once_and_drops_what_waits(hooks: Hooks) -> None:
+    """410: no other attempt, the reason on record, and what was pending for it is cancelled."""
+    endpoint_id = hooks.endpoint().endpoint.endpoint_id
+    hooks.ledger.append(a_key(), a_key())
+    hooks.sender.answers = [Answered(410, None)]
+    hooks.bring()
+    assert len(hooks.sender.sent) == 1
+    deliveries = hooks.manage.deliveries(account_id=account_id(), endpoint_id=endpoint_id, limit=5)
+    assert [each.state.value for each in deliveries] == ["cancelled", "failed"]
+    with psycopg.connect(hooks.conninfo) as connection:
+        rows = connection.execute("SELECT state FROM ledger.events WHERE topic = %s", [Disabled.TOPIC]).fetchall()
+    assert [json.loads(bytes(state))["reason"] for (state,) in rows] == ["gone"]
+
+
+ANSWERS = [
+    (Answered(200, None), (True, False, None)),
+    (Answered(299, "60"), (True, False, None)),
+    (Answered(302, "60"), (False, False, None)),
+    (Answered(400, "60"), (False, False, None)),
+    (Answered(410, None), (False, True, None)),
+    (Answered(429, None), (False, False, None)),
+    (Answered(429, "60"), (False, False, 60)),
+    (Answered(503, " 60 "), (False, False, 60)),
+    (Answered(503, "99999999999999999999"), (False, False, 86400)),
+    (Answered(429, "-1"), (False, False, None)),
+    (Answered(429, "soon"), (False, False, None)),
+    (Answered(429, "Sun, 01 Mar 2026 12:02:00 GMT"), (False, False, 120)),
+    (Answered(429, "Sun, 01 Mar 2020 12:02:00 GMT"), (False, False, 0)),
+    (Answered(429, "Sun, 01 Mar 9999 12:02:00 GMT"), (False, False, 86400)),
+]
+
+
+@pytest.mark.parametrize(("answer", "expected"), ANSWERS, ids=[f"{a.status} {a.retry_after}" for a, _ in ANSWERS])
+def test_an_answer_is_judged_by_its_status(answer: Answered, expected: tuple[bool, bool, int | None]) -> None:
+    """2xx succeeds, 410 is final, all else is tried again; `Retry-After` counts with 429 and 503, a day at most."""
+    outcome = judge(answer, origin().at)
+    wait = getattr(outcome, "retry_after", None)
+    seconds = None if wait is None else int(wait.total_seconds())
+    assert (not hasattr(outcome, "error"), getattr(outcome, "permanent", False), seconds) == expected
+
+
+def test_a_retry_by_hand_is_one_attempt_under_the_same_id(hooks: Hooks) -> None:
+    """Of a failed delivery, and of one that was taken; it fails again without a word to the endpoint."""
+    endpoint_id = hooks.endpoint().endpoint.endpoint_id
+    hooks.ledger.append(a_key())
+    hooks.bring()
+    (delivery,) = hooks.manage.deliveries(account_id=account_id(), endpoint_id=endpoint_id, limit=2)
+    again = hooks.manage.retry(
+        account_id=account_id(),
+        endpoint_id=endpoint_id,
+        delivery_id=delivery.delivery_id,
+        now=hooks.clock.now(),
+    )
+    assert (again.state.value, again.next_at) == ("pending", hooks.clock.now())
+    assert hooks.bring() == 1
+    (delivery,) = hooks.manage.deliveries(account_id=account_id(), endpoint_id=endpoint_id, limit=2)
+    assert (delivery.state.value, len(delivery.attempts)) == ("delivered", 2)
+    assert len({headers["webhook-id"] for _, headers, _ in hooks.sender.sent}) == 1
+    with pytest.raises(NotFoundError):
+        hooks.manage.retry(
+            account_id=account_id(),
+            endpoint_id=hooks.endpoint().endpoint.endpoint_id,
+            delivery_id=MessageId(delivery.delivery_id),
+            now=hooks.clock.now(),
+        )
+
+
+def test_a_test_goes_to_its_endpoint_alone(hooks: Hooks) -> None:
+    """Whatever that has subscribed to; the answer names the delivery that comes of it."""
+    hooks.endpoint("*")
+    endpoint_id = hooks.endpoint("key.revoked").endpoint.endpoint_id
+    promised = hooks.manage.test(account_id=account_id(), endpoint_id=endpoint_id, by=origin(hooks.clock.now()))
+    assert hooks.bring() == 1
+    assert hooks.told() == ["webhook.test"]
+    (delivery,) = hooks.manage.deliveries(account_id=account_id(), endpoint_id=endpoint_id, limit=2)
+    assert delivery.delivery_id == promised.delivery_id == hooks.sender.sent[0][1]["webhook-id"]
+
+
+def test_the_view_is_the_same_when_it_is_made_anew(hooks: Hooks) -> None:
+    """From the ledger alone; the vault keeps its secrets, and nothing is sent again."""
+    kept, gone = hooks.endpoint("key.*"), hooks.endpoint()
+    by = origin(hooks.clock.now())
+    hooks.manage.rotate_secret(account_id=account_id(), endpoint_id=kept.endpoint.endpoint_id, grace=DAY, by=by)
+    hooks.manage.delete(account_id=account_id(), endpoint_id=gone.endpoint.endpoint_id, by=by)
+    key = a_key()
+    hooks.ledger.append(key)
+    hooks.bring()
+    before = hooks.manage.page(account_id=account_id(), limit=10)
+    sealed = hooks.webhooks.sealed(kept.endpoint.endpoint_id)
+    Rebuilder(hooks.database, hooks.recorder, hooks.views, []).rebuild()
+    assert hooks.manage.page(account_id=account_id(), limit=10) == before
+    assert hooks.webhooks.sealed(kept.endpoint.endpoint_id) == sealed
+    assert hooks.bring() == 0
+    hooks.ledger.change(ApiKey, key.id, lambda each: each.disable(by=by))
+    assert hooks.bring() == 1
