@@ -423,6 +423,20 @@ class History(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """One run of a job. ``outcome``: done, postponed, failed, interrupted; None while it runs. ``done``: how many."""
+
+    job: str
+    slot: datetime
+    by_hand: bool
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    done: int | None
+    error: str | None
+
+
 class Health(Protocol):
     """The service's own state, asked for by load balancers and people."""
 

@@ -1,30 +1,51 @@
-"""The clock of the jobs: one leader per database runs them, on APScheduler.
+"""The clock of the jobs: one leader per database runs them, on APScheduler, and each run is on record.
 
 Leadership is a session's advisory lock on a connection of its own: it ends with the connection, so a dead leader is
-replaced as soon as PostgreSQL notices, and a leader that loses its connection stops its jobs. Jobs are level-triggered,
-so a moment without a leader, or with two, costs nothing but time.
+replaced as soon as PostgreSQL notices, and a leader that loses its connection stops its jobs. One that stands still is
+taken for dead after ``SILENCE``. The lock alone makes nothing happen once: of two leaders one gets a job's slot
+(``jobs.runs``), and jobs are level-triggered, so a slot that was lost with its leader is made up for by the next.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from threading import Event as Flag
 from threading import Thread
 from time import perf_counter
+from typing import Protocol
 
 import psycopg
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from domain.errors import UnavailableError
+from infrastructure.postgres.freshness import elapsed
+from infrastructure.system import SystemClock
 
 HEARTBEAT = timedelta(seconds=1)
+SILENCE = timedelta(seconds=5)
 MISFIRE_GRACE = timedelta(hours=6)
 
 CountRun = Callable[[str, str, float], None]
 """Told of each run: the job, ``done``, ``postponed`` or ``failed``, and its seconds."""
 
+TellTime = Callable[[float, datetime], None]
+"""Told what the database's clock said, and when it was asked, in seconds of ``elapsed``."""
+
 log = structlog.get_logger()
+
+
+class JobRuns(Protocol):
+    """The history of runs."""
+
+    def begin(self, job: str, *, every: timedelta, by_hand: bool) -> datetime | None:
+        """Claims the slot of this moment; None when somebody has it already. By hand it always is another."""
+        ...
+
+    def end(self, job: str, slot: datetime, *, outcome: str, done: int | None, error: str | None) -> None:
+        """Puts on record how the run of that slot ended."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +56,51 @@ class Job:
     run: Callable[[], int]
 
 
+class JobRunner:
+    """Runs one job at a time to its end, and puts on record that and how it ran."""
+
+    def __init__(self, runs: JobRuns, *, count: CountRun) -> None:
+        self._runs = runs
+        self._count = count
+
+    def run_by_hand(self, name: str, job: Job) -> int:
+        """Runs it now, whoever else does; the number of things that it did. Whatever it raises is raised."""
+        slot = self._runs.begin(name, every=job.every, by_hand=True)
+        if slot is None:  # two by hand in one microsecond
+            raise UnavailableError("The job is being run")
+        return self._run(name, job, slot)
+
+    def run_scheduled(self, name: str, job: Job) -> None:
+        """Runs it unless its slot has been run; what it raises is on record and in the log, and nowhere else."""
+        began = perf_counter()
+        try:
+            slot = self._runs.begin(name, every=job.every, by_hand=False)
+            if slot is None:
+                return
+            done = self._run(name, job, slot)
+        except UnavailableError as error:
+            log.warning("job_postponed", job=name, reason=error.message)
+            self._count(name, "postponed", perf_counter() - began)
+        except Exception:
+            log.exception("job_failed", job=name)
+            self._count(name, "failed", perf_counter() - began)
+        else:
+            if done:
+                log.info("job_done", job=name, done=done)
+            self._count(name, "done", perf_counter() - began)
+
+    def _run(self, name: str, job: Job, slot: datetime) -> int:
+        try:
+            done = job.run()
+        except Exception as error:
+            outcome = "postponed" if isinstance(error, UnavailableError) else "failed"
+            with suppress(UnavailableError):  # the history alone is lost
+                self._runs.end(name, slot, outcome=outcome, done=None, error=f"{type(error).__name__}: {error}"[:300])
+            raise
+        self._runs.end(name, slot, outcome="done", done=done, error=None)
+        return done
+
+
 class Leader:
     """Runs the jobs and the followers while this process is the leader, until it is told to stop.
 
@@ -42,7 +108,13 @@ class Leader:
     """
 
     TRY_LOCK = "SELECT pg_try_advisory_lock(7310308)"
-    HEARTBEAT = "SELECT 1"
+    HEARTBEAT = "SELECT clock_timestamp()"
+    # A leader that stands still, or whose machine is gone, is nobody's leader: PostgreSQL ends the session.
+    CONFIGURE = """
+        SELECT set_config('statement_timeout', '5s', false), set_config('idle_session_timeout', %(silence)s, false),
+               set_config('tcp_keepalives_idle', '2', false), set_config('tcp_keepalives_interval', '1', false),
+               set_config('tcp_keepalives_count', '3', false)
+    """
 
     def __init__(
         self,
@@ -50,12 +122,14 @@ class Leader:
         *,
         jobs: Mapping[str, Job],
         followers: Mapping[str, Callable[[Flag], None]],
-        count: CountRun,
+        runner: JobRunner,
+        tell_time: TellTime,
     ) -> None:
         self._conninfo = conninfo
         self._jobs = jobs
         self._followers = followers
-        self._count = count
+        self._runner = runner
+        self._tell_time = tell_time
 
     def run(self, stop: Flag) -> None:
         """Stands for leadership again and again; returns once ``stop`` is set."""
@@ -70,21 +144,28 @@ class Leader:
         with psycopg.connect(
             self._conninfo, autocommit=True, connect_timeout=5, application_name="keyledger leader"
         ) as connection:
-            connection.execute("SET statement_timeout = '5s'")
+            connection.execute(self.CONFIGURE, {"silence": f"{int(SILENCE.total_seconds())}s"})
             row = connection.execute(self.TRY_LOCK).fetchone()
             if row is None or not row[0]:
                 return
+            self._beat(connection)
             log.info("leadership_taken")
             self._lead(connection, stop)
 
     def _lead(self, connection: psycopg.Connection[tuple[object, ...]], stop: Flag) -> None:
         deposed = Flag()
         scheduler = BackgroundScheduler(timezone="UTC")
+        now = SystemClock().now()
         for name, job in self._jobs.items():
             scheduler.add_job(  # pyright: ignore[reportUnknownMemberType] - apscheduler 3 has no types
-                _guarded(name, job.run, self._count),
+                self._runner.run_scheduled,
                 "interval",
+                args=(name, job),
                 seconds=job.every.total_seconds(),
+                # In the middle of a slot, so that clocks that differ a little do not make one of two.
+                start_date=datetime.fromtimestamp(job.every.total_seconds() / 2, UTC),
+                # Now, too: what fell due while nobody led is made up for at once, and a slot that was run is not.
+                next_run_time=now,
                 id=name,
                 coalesce=True,
                 max_instances=1,
@@ -96,28 +177,15 @@ class Leader:
             thread.start()
         try:
             while not stop.wait(HEARTBEAT.total_seconds()):
-                connection.execute(self.HEARTBEAT)
+                self._beat(connection)
         finally:
             deposed.set()
             scheduler.shutdown(wait=True)  # pyright: ignore[reportUnknownMemberType] - as above
             for thread in threads:
                 thread.join()
 
-
-def _guarded(name: str, run: Callable[[], int], count: CountRun) -> Callable[[], None]:
-    def guarded() -> None:
-        began, result = perf_counter(), "done"
-        try:
-            done = run()
-        except UnavailableError as error:
-            result = "postponed"
-            log.warning("job_postponed", job=name, reason=error.message)
-        except Exception:
-            result = "failed"
-            log.exception("job_failed", job=name)
-        else:
-            if done:
-                log.info("job_done", job=name, done=done)
-        count(name, result, perf_counter() - began)
-
-    return guarded
+    def _beat(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
+        asked_at = elapsed()
+        row = connection.execute(self.HEARTBEAT).fetchone()
+        if row is not None and isinstance(row[0], datetime):
+            self._tell_time(asked_at, row[0])

@@ -1,22 +1,26 @@
 """What the background process leads: the jobs, the tailer and the outbox."""
 
+import os
+import platform
 from contextlib import ExitStack
 from datetime import timedelta
 from threading import Event as Flag
 
 from application.deadlines import Deadlines
+from application.ports import JobRun
 from application.retention import Retention
 from application.suspicions import Suspicions
 from application.usage import Settlement
 from domain.ids import RunId
 from infrastructure.metrics import Metrics
 from infrastructure.postgres.access_log_partitions import AccessLogPartitions
+from infrastructure.postgres.job_runs import PostgresJobRuns
 from infrastructure.postgres.metrics import MetricsTeller
 from infrastructure.postgres.outbox import PostgresOutbox
 from infrastructure.postgres.refused_attempts import PostgresRefusedAttempts
 from infrastructure.postgres.usage import PostgresSettlementRows
 from infrastructure.projections import Tailer
-from infrastructure.scheduler import Job, Leader
+from infrastructure.scheduler import Job, JobRunner, Leader
 from interfaces.bootstrap.core import Core, attempts, following_views, open_core
 from interfaces.bootstrap.database import open_database
 from interfaces.bootstrap.outbox import outbox_followers
@@ -53,6 +57,7 @@ def jobs(core: Core) -> dict[str, Job]:
     )
     outbox = PostgresOutbox(core.database)
     engine = workflow_engine(core)
+    runs = job_runs(core)
     return {
         "settlement": Job(settings.settlement_window, lambda: settlement.settle(clock.now())),
         "retirement": Job(SWEEP_EVERY, deadlines.retire),
@@ -64,10 +69,27 @@ def jobs(core: Core) -> dict[str, Job]:
         "attacks": Job(SWEEP_EVERY, suspicions.note_attacks),
         "presentations": Job(SWEEP_EVERY, suspicions.note_presented_after_end),
         "attempts": Job(FORGET_EVERY, lambda: attempts(core).forget(clock.now())),
+        "runs": Job(FORGET_EVERY, runs.prune),
         "partitions": Job(PARTITIONS_EVERY, lambda: partitions.ensure_partitions(days_ahead=7)),
         "retention": Job(RETENTION_EVERY, retention.purge),
         "outbox": Job(OUTBOX_RETENTION_EVERY, lambda: outbox.prune(clock.now() - timedelta(days=settings.outbox_days))),
     }
+
+
+def job_runs(core: Core) -> PostgresJobRuns:
+    """The history of the jobs."""
+    return PostgresJobRuns(core.database, host=f"{platform.node()}:{os.getpid()}")
+
+
+def last_runs(core: Core) -> dict[str, JobRun]:
+    """The last run of each job that has one."""
+    return job_runs(core).latest(list(jobs(core)))
+
+
+def run_job(core: Core, name: str) -> int:
+    """Runs a job by hand, on record like any run; the number of things that it did. KeyError when there is none."""
+    metrics = Metrics()
+    return JobRunner(job_runs(core), count=metrics.count_job).run_by_hand(name, jobs(core)[name])
 
 
 def run_background(settings: Settings, stop: Flag) -> None:
@@ -80,4 +102,11 @@ def run_background(settings: Settings, stop: Flag) -> None:
         followers = {"tailer": Tailer(core.database, core.recorder, following_views()).run}
         followers |= outbox_followers(core, metrics.count_delivery)
         followers |= workflow_follower(core)
-        Leader(conninfo, jobs=jobs(core), followers=followers, count=metrics.count_job).run(stop)
+        leader = Leader(
+            conninfo,
+            jobs=jobs(core),
+            followers=followers,
+            runner=JobRunner(job_runs(core), count=metrics.count_job),
+            tell_time=core.clock.set,
+        )
+        leader.run(stop)

@@ -205,6 +205,9 @@ def test_a_job_runs_by_hand(keyledger: Keyledger) -> None:
     assert keyledger("jobs", "list").out.splitlines()[1].startswith(names[0])
     assert keyledger("jobs", "run", "retention", "--json").json == {"name": "retention", "done": 0}
     assert keyledger("jobs", "run", "partitions").out == "0\n"
+    last = {job["name"]: job["last_run"] for job in keyledger("jobs", "list", "--json").json["data"]}
+    assert (last["retention"]["outcome"], last["retention"]["by_hand"], last["retention"]["done"]) == ("done", True, 0)
+    assert last["retirement"] is None
     done = keyledger("jobs", "run", "everything")
     _assert_refused(done, Exit.REFUSED)
     assert all(name in done.err for name in names)

@@ -1,0 +1,149 @@
+"""Jobs: a slot is run once whoever leads, every run is on record, and a leader that is gone is replaced."""
+
+import signal
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from threading import Event as Flag
+from threading import Thread
+
+import psycopg
+import pytest
+
+from domain.errors import UnavailableError
+from infrastructure.postgres.job_runs import PostgresJobRuns
+from infrastructure.postgres.pool import Database
+from infrastructure.scheduler import Job, JobRunner, Leader
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def runs(database: Database) -> PostgresJobRuns:
+    return PostgresJobRuns(database, host="test")
+
+
+@pytest.fixture
+def counted() -> list[tuple[str, str]]:
+    return []
+
+
+@pytest.fixture
+def runner(runs: PostgresJobRuns, counted: list[tuple[str, str]]) -> JobRunner:
+    return JobRunner(runs, count=lambda name, result, _: counted.append((name, result)))
+
+
+def test_of_any_number_of_leaders_one_runs_a_slot(runner: JobRunner, runs: PostgresJobRuns) -> None:
+    """Eight threads at once, twice: one run, and its outcome on record; by hand it runs all the same."""
+    done: list[int] = []
+    job = Job(timedelta(days=3650), lambda: done.append(1) or 7)
+    for _ in range(2):
+        threads = [Thread(target=runner.run_scheduled, args=("sweep", job)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(done) == 1
+    last = runs.latest(["sweep", "never"])
+    assert list(last) == ["sweep"]
+    assert (last["sweep"].outcome, last["sweep"].done, last["sweep"].by_hand) == ("done", 7, False)
+    assert runner.run_by_hand("sweep", job) == 7
+    assert runs.latest(["sweep"])["sweep"].by_hand
+
+
+def test_a_run_that_fails_is_on_record_and_counted(
+    runner: JobRunner, runs: PostgresJobRuns, counted: list[tuple[str, str]]
+) -> None:
+    """A fault, and a database that is away: each by its name, and the leader goes on."""
+
+    def broken() -> int:
+        raise ZeroDivisionError("as told")
+
+    def away() -> int:
+        raise UnavailableError("gone")
+
+    runner.run_scheduled("broken", Job(HOUR, broken))
+    runner.run_scheduled("away", Job(HOUR, away))
+    last = runs.latest(["broken", "away"])
+    assert (last["broken"].outcome, last["broken"].error) == ("failed", "ZeroDivisionError: as told")
+    assert last["away"].outcome == "postponed"
+    assert counted == [("broken", "failed"), ("away", "postponed")]
+    with pytest.raises(ZeroDivisionError):
+        runner.run_by_hand("broken", Job(HOUR, broken))
+
+
+def test_the_history_is_pruned_by_age(database: Database, runs: PostgresJobRuns) -> None:
+    """Quiet runs go after ten minutes, others after thirty days; a run that never ended was interrupted."""
+    with database.cursor() as cursor:
+        for job, ago, outcome, done in (
+            ("quiet", "11 minutes", "done", 0),
+            ("busy", "11 minutes", "done", 3),
+            ("failed", "29 days", "failed", None),
+            ("old", "31 days", "failed", None),
+            ("lost", "2 hours", None, None),
+        ):
+            cursor.execute(
+                "INSERT INTO jobs.runs (job, slot, by_hand, host, started_at, outcome, done)"
+                " SELECT %s, t.at, false, 'test', t.at, %s, %s FROM (SELECT now() - %s::interval) AS t (at)",
+                (job, outcome, done, ago),
+            )
+    assert runs.prune() == 1
+    kept = runs.latest(["quiet", "busy", "failed", "old", "lost"])
+    assert {name: run.outcome for name, run in kept.items()} == {
+        "busy": "done", "failed": "failed", "lost": "interrupted",
+    }  # fmt: skip
+
+
+LEAD = """
+import sys
+from datetime import timedelta
+from threading import Event
+from infrastructure.postgres.job_runs import PostgresJobRuns
+from infrastructure.postgres.pool import Database
+from infrastructure.scheduler import Job, JobRunner, Leader
+conninfo, host = sys.argv[1:]
+with Database(conninfo, size_max=2) as database:
+    runner = JobRunner(PostgresJobRuns(database, host=host), count=lambda *_: None)
+    job = Job(timedelta(milliseconds=200), lambda: 1)
+    Leader(conninfo, jobs={"tick": job}, followers={}, runner=runner, tell_time=lambda *_: None).run(Event())
+"""
+HOSTS = "SELECT DISTINCT host FROM jobs.runs WHERE slot > (SELECT max(slot) FROM jobs.runs) - interval '400 ms'"
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "standing still"])
+def test_a_leader_that_is_gone_or_stands_still_is_replaced(
+    conninfo: str, database: Database, runs: PostgresJobRuns, sign: signal.Signals
+) -> None:
+    """Another takes over by itself: of a killed one as soon as it asks, of a frozen one when its session is ended."""
+    first = subprocess.Popen([sys.executable, "-c", LEAD, conninfo, "first"])
+    try:
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            wait_for(connection, {"first"})
+            stop, told = Flag(), list[tuple[float, datetime]]()
+            second = JobRunner(PostgresJobRuns(database, host="second"), count=lambda *_: None)
+            leader = Leader(
+                conninfo,
+                jobs={"tick": Job(timedelta(milliseconds=200), lambda: 1)},
+                followers={},
+                runner=second,
+                tell_time=lambda at, now: told.append((at, now)),
+            )
+            thread = Thread(target=leader.run, args=(stop,))
+            thread.start()
+            try:
+                first.send_signal(sign)
+                wait_for(connection, {"second"})
+            finally:
+                stop.set()
+                thread.join()
+            assert told
+    finally:
+        first.kill()
+        first.wait()
+    assert runs.latest(["tick"])["tick"].outcome == "done"
+
+
+def wait_for(connection: psycopg.Connection[tuple[object, ...]], hosts: set[str]) -> None:
+    """Until the newest runs are of those hosts; a test that waits for ever is ended by its runner."""
+    while {host for (host,) in connection.execute(HOSTS)} != hosts:
+        connection.execute("SELECT pg_sleep(0.05)")
