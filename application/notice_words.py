@@ -157,8 +157,11 @@ def _webhook_disabled(notice: Notice) -> Words:
         subject=f"Webhook {_known_as(notice)} was disabled",
         lead="This webhook was disabled: nothing is delivered to it any more.",
         facts=_facts(notice, "Disabled", "reason"),
-        advice="Mend the receiver, then enable the webhook again.",
-        commands=(),
+        advice="Mend the receiver, then enable the webhook again. What happened meanwhile is not sent later.",
+        commands=(
+            f"keyledger webhook deliveries {notice.thing_id}",
+            f"keyledger webhook change {notice.thing_id} --status enabled",
+        ),
     )
 
 

@@ -17,12 +17,13 @@ from application.notice_words import words_of
 from application.notices import Notice
 from application.outbox import Cancelled, Delivered, Failed, Message, Outcome
 from application.ports import Accounts, AccountView
-from domain import api_key_events, rotation_events
+from domain import api_key_events, rotation_events, webhook_endpoint
 from domain.account import NoticesChanged
 from domain.api_key import RevocationReason
 from domain.events import Event
 from domain.mail_address import MailAddress
 from domain.notices import NoticeKind
+from domain.webhook_endpoint import DisabledReason
 
 RETRIES: Final = (
     timedelta(seconds=10),
@@ -38,6 +39,10 @@ RETRIES: Final = (
 )
 """Three days in all: a relay that is away over a weekend loses nothing."""
 
+_DISABLED: Final = {
+    DisabledReason.GONE.value: "its receiver said that it is gone (410)",
+    DisabledReason.FAILING.value: "the last retry of a delivery failed",
+}
 _RETIRED_BY_ROTATION = frozenset({"grace_over", "silent", "at_once"})
 
 
@@ -65,6 +70,8 @@ def notice_of(event: Event, *, find_key: FindKey) -> Notice | None:
             thing_id, known = event.key_id, KnownKey(event.name, event.prefix)
         case api_key_events.Created():
             known = KnownKey(event.name, event.prefix)
+        case webhook_endpoint.Disabled():
+            known = KnownKey(_without_query(event.url), "")
         case NoticesChanged():
             pass
         case _:
@@ -81,7 +88,7 @@ def notice_of(event: Event, *, find_key: FindKey) -> Notice | None:
     )
 
 
-def _told(event: Event) -> tuple[NoticeKind, dict[str, Any]] | None:  # noqa: C901, PLR0911 - one case an event
+def _told(event: Event) -> tuple[NoticeKind, dict[str, Any]] | None:  # noqa: C901, PLR0911, PLR0912 - one case an event
     match event:
         case api_key_events.Created():
             return NoticeKind.KEY_CREATED, {"expires_at": event.expires_at, "replaces": event.replaces}
@@ -109,6 +116,8 @@ def _told(event: Event) -> tuple[NoticeKind, dict[str, Any]] | None:  # noqa: C9
             return NoticeKind.ATTACKED, {"failed_attempts": event.failed_attempts, "since": since, "until": until}
         case api_key_events.PresentedAfterEnd():
             return NoticeKind.PRESENTED_AFTER_END, {"attempts": event.attempts, "last_at": event.last_at}
+        case webhook_endpoint.Disabled() if event.reason != DisabledReason.OWNER:
+            return NoticeKind.WEBHOOK_DISABLED, {"reason": _DISABLED.get(event.reason, event.reason)}
         case NoticesChanged():
             return NoticeKind.NOTICES_CHANGED, {"email": event.email, "silenced": ", ".join(event.silenced) or None}
         case _:
@@ -127,6 +136,7 @@ TOPICS: Final = frozenset(
         rotation_events.Reminded.TOPIC,
         rotation_events.Retired.TOPIC,
         rotation_events.RetiringSoon.TOPIC,
+        webhook_endpoint.Disabled.TOPIC,
     }
 )
 """The events that `notice_of` may tell."""
@@ -138,6 +148,11 @@ def address_of(event: Event, account: AccountView) -> str | None:
         return account.notices_go_to
     has_moved = event.former_email != (event.email or account.email)
     return event.former_email if has_moved or event.silenced else None
+
+
+def _without_query(url: str) -> str:
+    # What a receiver lets itself be known by may stand there.
+    return url.partition("?")[0].partition("#")[0]
 
 
 def _text(value: object) -> str:

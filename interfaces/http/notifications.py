@@ -131,9 +131,16 @@ def _key_page(key_id: str) -> Response[str]:
 
 
 def _webhook_page(webhook_id: str) -> Response[str]:
-    calls = _code(f"GET /api/webhooks/{webhook_id}", f"GET /api/webhooks/{webhook_id}/deliveries")
     return _page(
-        f"Webhook {webhook_id}", f"<p>Over HTTP, with a key of the account that may manage webhooks:</p>{calls}"
+        f"Webhook {webhook_id}",
+        "<p>At the command line of the service:</p>"
+        + _code(
+            f"keyledger webhook show {webhook_id}",
+            f"keyledger webhook deliveries {webhook_id}",
+            f"keyledger webhook change {webhook_id} --status enabled",
+        )
+        + "<p>Over HTTP, with a key of the account that may manage webhooks:</p>"
+        + _code(f"GET /api/webhooks/{webhook_id}", f"GET /api/webhooks/{webhook_id}/deliveries"),
     )
 
 

@@ -5,8 +5,9 @@ import pytest
 from application.notifications import RETRIES, TOPICS, KnownKey, Notice, notice_of
 from domain.api_key import RevocationReason
 from domain.notices import NoticeKind
+from domain.webhook_endpoint import DisabledReason
 from tests.architecture.test_golden_events import specimens
-from tests.kit.builders import a_key, account_id, origin
+from tests.kit.builders import a_key, a_webhook, account_id, origin
 
 TOLD = {
     "account.notices_changed": NoticeKind.NOTICES_CHANGED,
@@ -19,6 +20,7 @@ TOLD = {
     "rotation.reminded": NoticeKind.ROTATION_REMINDER,
     "rotation.retired": NoticeKind.RETIRED,
     "rotation.retiring_soon": NoticeKind.RETIRING_SOON,
+    "webhook.disabled": NoticeKind.WEBHOOK_DISABLED,
 }
 
 
@@ -51,6 +53,9 @@ def test_a_notice_names_its_key_and_its_account(topic: str) -> None:
     assert notice.account_id == account_id()
     if topic.startswith("account."):
         assert notice.thing_id == account_id()
+    elif topic.startswith("webhook."):
+        assert notice.thing_id.startswith("whe_")
+        assert notice.name.startswith("https://")
     else:
         assert notice.thing_id.startswith("key_")
         assert notice.name
@@ -73,6 +78,22 @@ def test_a_revoke_is_told_by_its_reason(reason: RevocationReason, kind: NoticeKi
     key.revoke(reason=reason, note=None, by=origin())
     notice = notice_of(key.pending_events[-1], find_key=find_key)
     assert (None if notice is None else notice.kind) == kind
+
+
+def test_a_webhook_that_its_owner_disabled_is_no_news() -> None:
+    """One that the service disabled is; its address is told without what may stand in the query."""
+    told: dict[DisabledReason, Notice | None] = {}
+    for reason in DisabledReason:
+        webhook = a_webhook()
+        webhook.disable(reason=reason, by=origin())
+        event = webhook.pending_events[-1]
+        secret = type(event)(**(vars(event) | {"url": "https://hooks.example/in?token=hunter22#x"}))
+        told[reason] = notice_of(secret, find_key=find_key)
+    assert told[DisabledReason.OWNER] is None
+    for reason in (DisabledReason.GONE, DisabledReason.FAILING):
+        notice = told[reason]
+        assert notice is not None
+        assert notice.name == "https://hooks.example/in"
 
 
 def test_a_mail_is_tried_for_three_days() -> None:
