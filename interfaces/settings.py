@@ -1,6 +1,7 @@
 """Every setting of the service: read once from the environment, frozen, and the only place that reads it.
 
-Each is ``KEYLEDGER_`` + the field's name in capitals. A value that cannot be meant refuses the start.
+Each is ``KEYLEDGER_`` + the field's name in capitals, but for those of traces, whose names are OpenTelemetry's. A value
+that cannot be meant refuses the start.
 """
 
 import os
@@ -15,6 +16,7 @@ from typing import Literal, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from application.mail import MailServer, Sender
+from application.traces import SERVICE_NAME, TraceReceiver
 from application.verified_keys import Lease
 from domain.credential import Environment
 from domain.mail_address import MailAddress
@@ -92,6 +94,8 @@ class Settings:
     """KEYLEDGER_WEBHOOK_TIMEOUT_SECONDS: how long one attempt may take once the receiver's name is resolved."""
     outbox_days: int = 30
     """How long webhooks and mails that have come to their end stay on record, with their attempts."""
+    traces: TraceReceiver | None = None
+    """OTEL_EXPORTER_OTLP_ENDPOINT and its likes: where a span for each request goes; None: there are none."""
     settlement_window: timedelta = timedelta(seconds=10)
     """KEYLEDGER_SETTLEMENT_WINDOW_SECONDS: how often uses become `keys.used` events."""
 
@@ -135,6 +139,7 @@ class Settings:
             webhook_allowed_networks=tuple(values.listed("WEBHOOK_ALLOWED_NETWORKS", ip_network)),
             webhook_timeout=timedelta(seconds=values.number("WEBHOOK_TIMEOUT_SECONDS", 15, low=1, high=60)),
             outbox_days=values.number("OUTBOX_DAYS", default.outbox_days, low=1, high=3650),
+            traces=_traces(values),
             settlement_window=timedelta(seconds=values.number("SETTLEMENT_WINDOW_SECONDS", 10, low=1, high=600)),
         )
 
@@ -147,6 +152,10 @@ class _Reader:
 
     def text(self, name: str) -> str | None:
         return self._environment.get(f"KEYLEDGER_{name}") or None
+
+    def standard(self, name: str) -> str | None:
+        """A variable whose name is not ours."""
+        return self._environment.get(name) or None
 
     def secret(self, name: str) -> str | None:
         """The variable, or the contents of the file that its ``_FILE`` twin names."""
@@ -229,6 +238,27 @@ def _sender(text: str) -> Sender:
     if not name.isprintable() or (bracket and not rest.endswith(">")):
         raise ValueError("must be an e-mail address, or a name and an address in angle brackets")
     return Sender(MailAddress.parse(address), name)
+
+
+def _traces(values: _Reader) -> TraceReceiver | None:
+    """As OpenTelemetry's "OTLP Exporter Configuration" and "General SDK Configuration" name and mean them."""
+    endpoint, ratio = values.standard("OTEL_EXPORTER_OTLP_ENDPOINT"), values.standard("OTEL_TRACES_SAMPLER_ARG") or "1"
+    headers, name = values.standard("OTEL_EXPORTER_OTLP_HEADERS"), values.standard("OTEL_SERVICE_NAME")
+    if not re.fullmatch(r"0(?:\.[0-9]+)?|1(?:\.0+)?", ratio):
+        raise SettingError("OTEL_TRACES_SAMPLER_ARG must be a share from 0 to 1")
+    if endpoint is None:
+        return None
+    try:
+        url = _public_url(endpoint)
+    except ValueError as error:
+        raise SettingError(f"OTEL_EXPORTER_OTLP_ENDPOINT {error}") from None
+    pairs = [part.partition("=") for part in (headers or "").split(",") if part.strip()]
+    given = {unquote(key.strip()): unquote(value.strip()) for key, _, value in pairs}
+    if not all(
+        re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", key) and value.isprintable() for key, value in given.items()
+    ):
+        raise SettingError("OTEL_EXPORTER_OTLP_HEADERS must be name=value, comma separated")  # they may be secrets
+    return TraceReceiver(f"{url}/v1/traces", given, name or SERVICE_NAME, float(ratio))
 
 
 def _public_url(text: str) -> str:

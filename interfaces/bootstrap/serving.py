@@ -23,6 +23,7 @@ from infrastructure.postgres.health import PostgresHealth
 from infrastructure.postgres.metrics import MetricsTeller, PostgresMetrics
 from infrastructure.request_log import RequestLog
 from infrastructure.system import RequestIds, spare_long_lived_objects
+from infrastructure.traces import OtlpTraces
 from interfaces.bootstrap.core import Core, attempts, open_core, start_logging, tie_to_parent
 from interfaces.bootstrap.database import open_database
 from interfaces.bootstrap.management import management
@@ -31,6 +32,7 @@ from interfaces.http.edge import RequestLine
 from interfaces.http.gate import Gatekeeper
 from interfaces.http.metrics import MetricsDoor
 from interfaces.http.request import address_text
+from interfaces.http.traces import Traced
 from interfaces.settings import Settings
 
 LIMITER_THREADS = 2
@@ -118,6 +120,7 @@ def http_app() -> ASGIApp:
         core = open_core(settings, conninfo, stack)
         gate = open_gate(core, stack)
         manage = management(core, gate.metrics)
+        traced = _tracing(settings, core, stack)
         services = HttpServices(
             gatekeeper=gate.keeper,
             key_management=manage.keys,
@@ -136,8 +139,25 @@ def http_app() -> ASGIApp:
             close=stack.pop_all().close,
         )
         app = create_app(services)
+        app = traced(app)
         spare_long_lived_objects()
         return app
+
+
+def _tracing(settings: Settings, core: Core, stack: ExitStack) -> Callable[[ASGIApp], ASGIApp]:
+    """What puts the layer of traces around an application; where none are wanted, it stays as it is."""
+    receiver = settings.traces
+    if receiver is None:
+        return lambda app: app
+    traces = stack.enter_context(OtlpTraces(receiver, instance=core.entropy.new(RunId)))
+    return lambda app: Traced(
+        app,
+        traces=traces,
+        ratio=receiver.ratio,
+        entropy=core.entropy,
+        clock=core.clock,
+        trusted_proxies=settings.trusted_proxies,
+    )
 
 
 def _request_line(settings: Settings, metrics: Metrics, stack: ExitStack) -> RequestLine:

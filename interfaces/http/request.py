@@ -56,6 +56,11 @@ def record_of(scope: Scope) -> RequestRecord:
     return record
 
 
+def noted_of(scope: Scope) -> RequestRecord | None:
+    """This request's record; None when it was answered without one."""
+    return cast("dict[str, Any]", scope).get(_STATE)
+
+
 def credential_of(scope: Scope) -> bytes | None:
     """The bearer token as sent; None when there is no Authorization header; b"" for one that cannot be taken.
 
