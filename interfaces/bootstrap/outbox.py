@@ -57,7 +57,14 @@ def _webhooks(core: Core) -> Channel:
         entropy=core.entropy,
     )
     lease = settings.webhook_timeout + WEBHOOK_LEASE_BEYOND
-    return Channel(CHANNEL, WebhookSource(), carrier, at_once=WEBHOOKS_AT_ONCE, lease=lease)
+    return Channel(
+        CHANNEL,
+        WebhookSource(),
+        carrier,
+        at_once=WEBHOOKS_AT_ONCE,
+        at_once_per_account=WEBHOOKS_AT_ONCE // 2,
+        lease=lease,
+    )
 
 
 def outbox_followers(core: Core, count: CountDelivery) -> dict[str, Callable[[Flag], None]]:

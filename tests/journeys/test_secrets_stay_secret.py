@@ -175,3 +175,41 @@ def content(file: Path) -> bytes:
         return file.read_bytes()
     except FileNotFoundError:
         return b""
+
+
+def test_a_webhooks_secret_is_in_the_two_answers_that_made_it_alone(service: Service) -> None:
+    """Neither text nor bytes are in another answer, the database, the logs or any file; at rest it is sealed."""
+    with service.client(service.demo_key) as owner:
+        body = {"url": "https://hooks.acme.example/", "events": ["invite.redeemed"]}
+        made = owner.done("POST", "/api/webhooks", body)
+        path = f"/api/webhooks/{made['id']}"
+        secrets = [made["secret"], owner.done("POST", f"{path}/rotate-secret")["secret"]]
+        for secret in secrets:
+            owner.request("PATCH", path, {"description": 1, secret: secret})
+            owner.request("PATCH", path, {"events": [secret]})
+            owner.get(f"{path}/{quote(secret, safe='')}")
+            owner.get(f"/api/webhooks?cursor={quote(secret, safe='')}")
+            owner.get(path)
+        owner.pages("/api/webhooks")
+        holding = [answer for answer in owner.received if any(bare(each) in answer.body for each in secrets)]
+        assert [(answer.status, answer.headers["cache-control"]) for answer in holding] == [(201, "no-store")] * 2
+    with psycopg.connect(service.conninfo) as connection:
+        rows = connection.execute(
+            "SELECT version, sealed FROM credentials.webhook_secrets WHERE endpoint_id = %s", [made["id"]]
+        ).fetchall()
+        connection.execute("CHECKPOINT")  # so that the tables' files have what the log has
+    assert sorted(version for version, _ in rows) == [1, 2]
+    texts = [form for secret in secrets for form in webhook_forms(secret)]
+    files = [service.errors, service.output, *(file for file in service.data_dir.rglob("*") if file.is_file())]
+    assert [(file, form) for file in files for form in texts if form in content(file)] == []
+
+
+def bare(secret: str) -> bytes:
+    """The text after the prefix."""
+    return secret.removeprefix("whsec_").encode()
+
+
+def webhook_forms(secret: str) -> set[bytes]:
+    """A webhook's secret as text and as bytes, each also in hex."""
+    plain = {bare(secret), bare(secret).replace(b"+", b"-").replace(b"/", b"_"), base64.b64decode(bare(secret))}
+    return plain | {text.hex().encode() for text in plain}
