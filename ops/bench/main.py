@@ -6,8 +6,9 @@
     (d) one and two workers                          timing: how long refusals take
     usage: what the access log costs                 shape: what its reports cost when it is long
 
-The server under test has core 0 for itself; the load, PostgreSQL and the background process have core 1. Only a whole
-run writes ops/performance.md and ops/performance.svg; any other writes into --data. Exit code 1: a check failed.
+The server under test has core 0 for itself; the load, PostgreSQL and the background process have core 1. A whole run
+writes ops/performance.md and ops/performance.svg; any other writes into --data, or with --publish there, too: the page
+tells of the cases that were run, and of full rounds alone. Exit code 1: a check failed.
 """
 
 import argparse
@@ -50,10 +51,12 @@ def main() -> int:
     """One run."""
     options = _options()
     whole = not options.quick and set(options.cases) == set(CASES)
-    place = OPS if whole else options.data
     if not options.report:
         _run(options)
     results = json.loads((options.data / RESULTS).read_text(encoding="utf-8"))
+    if options.publish and results["quick"]:
+        raise SystemExit("bench: the figures of --quick are not published")
+    place = OPS if whole or options.publish else options.data
     (place / "performance.md").write_text(report(results), encoding="utf-8")
     (place / "performance.svg").write_text(plot(results["cases"]), encoding="utf-8")
     say(f"written: {place / 'performance.md'}")
@@ -95,6 +98,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=VAR / "bench", help="for databases, logs and results")
     parser.add_argument("--peers", type=Path, default=VAR / "bench-peers", help="for the peers' packages")
     parser.add_argument("--report", action="store_true", help="measure nothing: write the last results anew")
+    parser.add_argument("--publish", action="store_true", help="write into ops/, whichever cases were run")
     options = parser.parse_args()
     asked = options.only or options.cases
     options.cases = asked.split(",") if asked else list(CASES)
