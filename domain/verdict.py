@@ -77,6 +77,8 @@ class KeyFacts:
     position: int
     """The ledger position that these facts were read at."""
     replaced_by: KeyId | None
+    replaced_at: datetime | None = None
+    """Since when it is; None: it is not."""
 
 
 class Attempt(NamedTuple):

@@ -42,7 +42,8 @@ class KeysView:
     RESTRICT = "UPDATE views.keys SET allowed_ips = %(allowed_ips)s, position = %(position)s WHERE key_id = %(key_id)s"
     FLAG = "UPDATE views.keys SET rotation_flagged = true, position = %(position)s WHERE key_id = %(key_id)s"
     ROTATE = """
-        UPDATE views.keys SET replaced_by = %(successor_id)s, retires_at = %(retires_at)s, position = %(position)s
+        UPDATE views.keys SET replaced_by = %(successor_id)s, replaced_at = coalesce(replaced_at, %(at)s),
+            retires_at = %(retires_at)s, position = %(position)s
         WHERE key_id = %(key_id)s
     """
     RESCHEDULE = """
@@ -105,7 +106,11 @@ def _change(event: Event) -> tuple[LiteralString, dict[str, Any]] | None:  # noq
         case events.RotationFellDue():
             return KeysView.FLAG, {}
         case events.Rotated():
-            return KeysView.ROTATE, {"successor_id": event.successor_id, "retires_at": event.retires_at}
+            return KeysView.ROTATE, {
+                "successor_id": event.successor_id,
+                "retires_at": event.retires_at,
+                "at": event.timestamp,
+            }
         case events.RotationDueChanged():
             return KeysView.RESCHEDULE, {"due_at": event.rotation_due_at}
         case events.GraceBegan() | events.GraceExtended():
@@ -154,7 +159,7 @@ class PostgresKeys:
     # Three look-ups by primary key and one end of an index, whatever the number of keys.
     _STORED = """
         SELECT k.key_id, k.account_id, k.environment, k.name, k.scopes, k.allowed_ips, k.disabled, k.revoked_at,
-               k.expires_at, k.retires_at, a.suspended, a.plan, k.position, k.replaced_by, v.verifier, v.receipt,
+               k.expires_at, k.retires_at, a.suspended, a.plan, k.position, k.replaced_by, k.replaced_at, v.verifier, v.receipt,
                (SELECT max(position) FROM ledger.events)
         FROM views.keys AS k
         JOIN views.accounts AS a ON a.account_id = k.account_id
@@ -310,7 +315,7 @@ def _view(row: TupleRow) -> KeyView:
 
 def _stored(row: TupleRow) -> StoredKey:
     (key_id, account_id, environment, name, scopes, allowed_ips, disabled, revoked_at, expires_at, retires_at,
-     suspended, plan, position, replaced_by, verifier, receipt, read_at) = row  # fmt: skip
+     suspended, plan, position, replaced_by, replaced_at, verifier, receipt, read_at) = row  # fmt: skip
     facts = KeyFacts(
         key_id=KeyId(key_id),
         account_id=AccountId(account_id),
@@ -326,5 +331,6 @@ def _stored(row: TupleRow) -> StoredKey:
         plan=Plan(plan),
         position=position,
         replaced_by=_optional_key(replaced_by),
+        replaced_at=replaced_at,
     )
     return StoredKey(facts, verifier, None if receipt is None else bytes(receipt), read_at)

@@ -16,6 +16,7 @@ from domain.errors import KeyledgerError, RateLimitedError, UnavailableError
 from domain.verdict import KeyFacts, Verdict
 from interfaces.http.errors import RenderedError, render
 from interfaces.http.gate import Gatekeeper
+from interfaces.http.grace import grace_headers
 from interfaces.http.request import (
     RequestRecord,
     TrustedProxies,
@@ -119,7 +120,7 @@ def asked_for(scope: HTTPScope, trusted: TrustedProxies) -> tuple[str, str]:
 
 
 def identity_headers(facts: KeyFacts) -> list[tuple[bytes, bytes]]:
-    """What a proxy may tell the service behind it about the bearer."""
+    """What a proxy may tell the service behind it about the bearer, and the bearer about a key that is being replaced."""
     scopes = b"" if facts.scopes is None else " ".join(facts.scopes.to_list()).encode()
     return [
         (b"content-length", b"0"),
@@ -127,4 +128,5 @@ def identity_headers(facts: KeyFacts) -> list[tuple[bytes, bytes]]:
         (b"x-keyledger-account-id", facts.account_id.encode()),
         (b"x-keyledger-environment", facts.environment.encode()),
         (b"x-keyledger-scopes", scopes),
+        *grace_headers(facts),
     ]

@@ -23,6 +23,7 @@ from domain.credential import Environment, without_secrets
 from domain.errors import ForbiddenError, KeyledgerError, RateLimitedError, UnauthenticatedError, UnavailableError
 from domain.verdict import Verdict
 from interfaces.http.errors import render
+from interfaces.http.grace import grace_headers
 from interfaces.http.request import AddressText, credential_of, record_of
 
 NEED = "need"
@@ -233,6 +234,7 @@ class Gate:
                     return
                 await render(refusal, token_sent=raw is not None)(scope, receive, hold)
             status: int = held[0]["status"] if held else HTTPStatus.INTERNAL_SERVER_ERROR
+            _tell_of_grace(held, authentication)
             kind = keeper.kinds.of(authentication, asked["method"], asked["path"], status, record.client_ip)
             committed = keeper.leave(kind, keeper.clock.now(), record.request_id)
             if committed is not None:
@@ -242,6 +244,12 @@ class Gate:
             return
         for message in held:
             await send(message)
+
+
+def _tell_of_grace(held: list[Any], authentication: Authentication) -> None:
+    facts = authentication.facts
+    if facts is not None and facts.replaced_by and held and not authentication.verdict.is_credential_refusal:
+        held[0]["headers"] = [*held[0]["headers"], *grace_headers(facts)]
 
 
 @lru_cache(maxsize=8)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from tests.interfaces.conftest import Owner
+from tests.kit.http_server import HttpServer
 
 DAY = timedelta(days=1)
 
@@ -78,3 +80,30 @@ def test_a_grace_period_is_extended(owner: Owner) -> None:
     assert owner.client.post(f"{path}/extend").status == 409
     for seconds in (0, -1, 90 * 86400 + 1, "60"):
         assert owner.client.post(f"{path}/extend", {"grace_seconds": seconds}).status == 422
+
+
+def test_answers_to_a_key_in_its_grace_period_say_so(server: HttpServer, owner: Owner) -> None:
+    """`Deprecation` and, once the end is known, `Sunset`, on every route of ours and for proxies; on no other key."""
+    key = server.back.key(owner.key.account_id, scopes=["campaigns:read"])
+    paths = ("/api/campaigns", "/api/keys", "/auth/forward", "/auth/forward/x")  # the second is a 403
+    before = int(datetime.now(UTC).timestamp())
+    successor = owner.client.post(f"{key.path}/rotate", {"grace_starts": "first_use"}).json
+    after = int(datetime.now(UTC).timestamp())
+    for _ in range(2):
+        for path in paths:
+            heard = owner.client.get(path, key=key.secret)
+            at = heard.header("deprecation")
+            assert at is not None
+            assert at.startswith("@")
+            assert before <= int(at[1:]) <= after
+            assert heard.header("sunset") is None
+    owner.client.post(f"{key.path}/rotate", {"grace_seconds": 3600})
+    ends = instant(owner.client.get(key.path).json["retires_at"])
+    for path in paths:
+        sunset = owner.client.get(path, key=key.secret).header("sunset")
+        assert sunset is not None
+        assert parsedate_to_datetime(sunset) == ends.replace(microsecond=0)
+        plain = owner.client.get(path)
+        assert (plain.header("deprecation"), plain.header("sunset")) == (None, None)
+    refused = owner.client.get("/api/campaigns", key=successor["key"])  # replaced before anybody saw it
+    assert (refused.status, refused.header("deprecation")) == (401, None)
