@@ -410,7 +410,7 @@ def profile(examples: int, steps: int, **more: Any) -> settings:
 
 def test_a_key_lives_as_the_contract_says(machine: type[KeyLife], full: bool) -> None:
     """Whatever is done to keys in whatever order: every answer is the model's; after settlement the counts, too."""
-    run_state_machine_as_test(machine, settings=profile(*((300, 60) if full else (12, 30))))
+    run_state_machine_as_test(machine, settings=profile(*((300, 60) if full else (8, 30))))
     used = [key for key in machine.everything if key.requests + key.failed]
     client = machine.clients[0]
 
