@@ -159,8 +159,8 @@ class PostgresKeys:
     # Three look-ups by primary key and one end of an index, whatever the number of keys.
     _STORED = """
         SELECT k.key_id, k.account_id, k.environment, k.name, k.scopes, k.allowed_ips, k.disabled, k.revoked_at,
-               k.expires_at, k.retires_at, a.suspended, a.plan, k.position, k.replaced_by, k.replaced_at, v.verifier, v.receipt,
-               (SELECT max(position) FROM ledger.events)
+               k.expires_at, k.retires_at, a.suspended, a.plan, k.position, k.replaced_by, k.replaced_at,
+               v.verifier, v.receipt, (SELECT max(position) FROM ledger.events)
         FROM views.keys AS k
         JOIN views.accounts AS a ON a.account_id = k.account_id
         JOIN credentials.verifiers AS v ON v.key_id = k.key_id

@@ -120,7 +120,7 @@ def asked_for(scope: HTTPScope, trusted: TrustedProxies) -> tuple[str, str]:
 
 
 def identity_headers(facts: KeyFacts) -> list[tuple[bytes, bytes]]:
-    """What a proxy may tell the service behind it about the bearer, and the bearer about a key that is being replaced."""
+    """What a proxy may tell the service behind it of the bearer, and the bearer of a key that is being replaced."""
     scopes = b"" if facts.scopes is None else " ".join(facts.scopes.to_list()).encode()
     return [
         (b"content-length", b"0"),
