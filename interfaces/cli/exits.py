@@ -59,7 +59,7 @@ KINDS: Final[Mapping[type[Exception], Exit]] = {
     UnavailableError: Exit.UNAVAILABLE,
 }
 
-_OPTIONS: Final = {"scopes": "--scope", "allowed_ips": "--allow-ip"}
+_OPTIONS: Final = {"scopes": "--scope", "allowed_ips": "--allow-ip", "events": "--event"}
 
 
 def explained(error: Exception) -> tuple[Exit, str]:

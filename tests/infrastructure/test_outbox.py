@@ -13,6 +13,7 @@ from application.ledger import Ledger
 from application.outbox import Cancelled, Delivered, Failed, Message, Outcome
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
 from infrastructure.outbox import Channel, OutboxDelivery, OutboxFollower
+from infrastructure.postgres.migrate import migrate
 from infrastructure.postgres.outbox import PostgresOutbox
 from infrastructure.postgres.pool import Database
 from infrastructure.projections import Rebuilder
@@ -105,6 +106,20 @@ def test_history_is_told_to_nobody(made: Outbox, ledger: Ledger, conninfo: str) 
     ledger.append(a_key())
     follow(made)
     assert states(conninfo) == {("whe_a", 2): "pending"}
+
+
+def test_an_upgrade_begins_at_the_head(made: Outbox, ledger: Ledger, conninfo: str) -> None:
+    """The migration itself puts every channel behind what a database has already seen."""
+    ledger.append(a_key(), a_key())
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA outbox CASCADE")
+        connection.execute("DELETE FROM public.keyledger_migrations WHERE name = '0013_outbox.sql'")
+    assert migrate(conninfo) == ["0013_outbox.sql"]
+    with psycopg.connect(conninfo) as connection:
+        rows = connection.execute("SELECT channel, position FROM outbox.progress ORDER BY channel").fetchall()
+    assert rows == [("email", 2), ("webhook", 2)]
+    follow(made)
+    assert states(conninfo) == {}
 
 
 def test_a_rebuild_tells_nothing_again(

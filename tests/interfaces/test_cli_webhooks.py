@@ -1,0 +1,85 @@
+"""`keyledger webhook`, as an operator meets it: the real command, a whole life of one endpoint."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interfaces.cli.exits import Exit
+from tests.kit.http_server import ROOT_SECRET, HttpServer
+
+COMMAND = Path(sys.executable).with_name("keyledger")
+SECONDS_MAX = 120
+URL = "https://hooks.acme.example/keyledger"
+
+
+class Operated:
+    """The command on the server's database."""
+
+    def __init__(self, server: HttpServer) -> None:
+        given = {name: value for name, value in os.environ.items() if not name.startswith("KEYLEDGER_")}
+        own = {"KEYLEDGER_DATABASE_URL": server.conninfo, "KEYLEDGER_SECRET_KEYS": ROOT_SECRET}
+        self._environment = given | own
+
+    def run(self, *words: str, code: Exit = Exit.OK) -> subprocess.CompletedProcess[str]:
+        """Runs `keyledger webhook` to its end, which must be that."""
+        done = subprocess.run(
+            [COMMAND, "webhook", *words],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=SECONDS_MAX,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+    def json(self, *words: str) -> Any:
+        """The object that the command writes."""
+        return json.loads(self.run(*words, "--json").stdout)
+
+
+@pytest.fixture
+def operated(server: HttpServer) -> Operated:
+    return Operated(server)
+
+
+def test_an_endpoints_life_at_the_command_line(server: HttpServer, operated: Operated) -> None:
+    """Created with its secret alone on stdout, shown without, changed, tested, its secret rotated, deleted."""
+    account = server.back.account()
+    made = operated.run("create", "--account", account, "--url", URL, "--event", "key.*", "--event", "invite.redeemed")
+    assert made.stdout.startswith("whsec_")
+    webhook = operated.json("list", "--account", account)["data"][0]
+    assert (webhook["url"], webhook["events"]) == (URL, ["invite.redeemed", "key.*"])
+    webhook_id = webhook["id"]
+    assert webhook_id in made.stderr
+    assert operated.json("show", webhook_id) == webhook
+    changed = operated.json("change", webhook_id, "--event", "*", "--description", "rota")
+    assert changed == webhook | {"events": ["*"], "description": "rota"}
+    rotated = operated.run("rotate-secret", webhook_id, "--grace-seconds", "60")
+    assert rotated.stdout.startswith("whsec_")
+    assert rotated.stdout != made.stdout
+    promised = operated.json("test", webhook_id)
+    assert (promised["type"], promised["status"]) == ("webhook.test", "pending")
+    assert operated.json("deliveries", webhook_id) == {"data": [], "next_cursor": None}  # nothing delivers here
+    operated.run("delete", webhook_id)
+    for verb in ("show", "test", "deliveries", "delete"):
+        operated.run(verb, webhook_id, code=Exit.NOT_FOUND)
+
+
+def test_what_cannot_be_is_refused(server: HttpServer, operated: Operated) -> None:
+    """A private address, an unknown event type, an id that is none, a delivery that is none."""
+    account = server.back.account()
+    create = ("create", "--account", account, "--url")
+    operated.run(*create, "https://127.0.0.1/", "--event", "*", code=Exit.REFUSED)
+    operated.run(*create, URL, "--event", "key.nothing", code=Exit.REFUSED)
+    operated.run("show", "whe_", code=Exit.NOT_FOUND)
+    operated.run(*create, URL, "--event", "*")
+    webhook_id = operated.json("list", "--account", account)["data"][0]["id"]
+    operated.run("retry", webhook_id, "msg_0000000000000000000000", code=Exit.NOT_FOUND)
+    operated.run("rotate-secret", webhook_id, "--grace-seconds", "-1", code=Exit.REFUSED)
