@@ -179,7 +179,8 @@ class Process(Aggregate, topic="process"):
         if self.state is ProcessState.STUCK:
             self.record(Resumed, by=by)
         if self.state is ProcessState.RUNNING:
-            self.schedule((*self.timers, Timer(RESUME, by.at)), by=by)
+            others = [timer for timer in self.timers if timer.step != RESUME]
+            self.schedule((*others, Timer(RESUME, by.at)), by=by)
 
     def cancel(self, *, by: Origin) -> None:
         """Ends the process for ever; one that has ended stays as it is."""

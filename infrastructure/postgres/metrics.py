@@ -37,6 +37,8 @@ HELP: Final = {
     "keyledger_settle_lag_seconds": ("gauge", "Age of the oldest accepted use that no event has settled."),
     "keyledger_partitions_ahead": ("gauge", "Days after today that have their access-log partition."),
     "keyledger_partitions": ("gauge", "Days that the access log has partitions for."),
+    "keyledger_workflow_stuck": ("gauge", "Processes that wait for `keyledger workflow resume`."),
+    "keyledger_workflow_overdue_seconds": ("gauge", "How long the oldest timer of a process has been due."),
 }  # fmt: skip
 
 
@@ -146,13 +148,16 @@ class PostgresMetrics:
                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())),
                (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(first_used_at)), 0) FROM usage.live),
                count(*) FILTER (WHERE to_date(right(c.relname, 8), 'YYYYMMDD') > (now() AT TIME ZONE 'UTC')::date),
-               count(*)
+               count(*),
+               (SELECT count(*) FROM workflow.processes WHERE state = 'stuck'),
+               (SELECT greatest(coalesce(extract(epoch FROM clock_timestamp() - min(due_at)), 0), 0)
+                FROM workflow.timers)
         FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
         WHERE i.inhparent = 'usage.access_log'::regclass
     """
     STATES = (
         "keyledger_processes", "keyledger_leaders", "keyledger_settle_lag_seconds", "keyledger_partitions_ahead",
-        "keyledger_partitions",
+        "keyledger_partitions", "keyledger_workflow_stuck", "keyledger_workflow_overdue_seconds",
     )  # fmt: skip
 
     def __init__(self, database: Database) -> None:
