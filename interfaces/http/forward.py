@@ -70,13 +70,13 @@ class Forward:
                 await send(EMPTY_BODY)
                 return
             refusal = await keeper.refuse(authentication, need=ANY_KEY, client=record.client)
-            answer = self._refused(http_scope, refusal, raw)
+            answer = refused_answer(http_scope, refusal, raw)
             if isinstance(refusal, RateLimitedError):
                 await keeper.brake.hold()
             else:
                 await self._leave_row(http_scope, record, authentication, answer.status)
         except UnavailableError as error:
-            answer = self._refused(http_scope, error, raw)
+            answer = refused_answer(http_scope, error, raw)
         await answer(scope, receive, send)
 
     async def _leave_row(
@@ -94,17 +94,18 @@ class Forward:
         if committed is not None:
             await committed
 
-    @staticmethod
-    def _refused(scope: HTTPScope, error: KeyledgerError, raw: bytes | None) -> RenderedError:
-        answer = render(error, token_sent=raw is not None)
-        headers = answer.headers + _NOBODY
-        query = scope["query_string"]
-        if query and answer.status in _OWN_WORDS and b"nginx" in parse_qs(query).get(b"dialect", ()):
-            # nginx turns everything but 401 and 403 of a subrequest into a 500, and makes its headers known: by this
-            # one its configuration gives the client the true status back.
-            told = (b"x-keyledger-status", b"%d" % answer.status)
-            return RenderedError(HTTPStatus.FORBIDDEN, (*headers, told), answer.body)
-        return RenderedError(answer.status, headers, answer.body)
+
+def refused_answer(scope: HTTPScope, error: KeyledgerError, raw: bytes | None) -> RenderedError:
+    """The answer to a question that is refused, in the words of whoever asked."""
+    answer = render(error, token_sent=raw is not None)
+    headers = answer.headers + _NOBODY
+    query = scope["query_string"]
+    if query and answer.status in _OWN_WORDS and b"nginx" in parse_qs(query).get(b"dialect", ()):
+        # nginx turns everything but 401 and 403 of a subrequest into a 500, and makes its headers known: by this
+        # one its configuration gives the client the true status back.
+        told = (b"x-keyledger-status", b"%d" % answer.status)
+        return RenderedError(HTTPStatus.FORBIDDEN, (*headers, told), answer.body)
+    return RenderedError(answer.status, headers, answer.body)
 
 
 def asked_for(scope: HTTPScope, trusted: TrustedProxies) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from servers import Server, serving
 KEYS = 1_002  # a database of its own, as in (shape)
 DOORS = {"forward": "/auth/forward", "route": "/"}
 LOGS = ("none", "buffered", "commit")
+CONNECTIONS = 128  # on each side: a commit is shared by whoever waits for it, and 32 that wait leave the server idle
 QUEUE = "keyledger_access_log_queue_rows "
 WRITTEN = "SELECT coalesce(sum(written_through), 0) FROM usage.writers"
 # Older than any row may get, and younger.
@@ -53,7 +54,7 @@ def _rates(bench: Bench, place: Place) -> dict[str, Any]:
         }
         opened = {name: stack.enter_context(server) for name, server in servers.items()}
         sides = [
-            Side(f"{door}, {log}", opened[log], path, keys, rows=log != "none")
+            Side(f"{door}, {log}", opened[log], path, keys, rows=log != "none", connections=CONNECTIONS)
             for door, path in DOORS.items()
             for log in LOGS
         ]
