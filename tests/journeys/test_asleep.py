@@ -1,5 +1,6 @@
 """A service that slept: stopped, and opened again 91 days later by the clock of its machine (Debian's `faketime`)."""
 
+import json
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.kit.http_server import Key
 from tests.kit.inside import inside
 from tests.kit.mail_receiver import MailReceiver
 from tests.kit.service import HOST, Service, eventually
+from tests.kit.webhooks import WebhookReceiver
 
 pytestmark = [
     pytest.mark.journey,
@@ -24,6 +26,7 @@ pytestmark = [
 
 ASLEEP = timedelta(days=91)
 OWNERS = 5
+EVERYTHING = {("email", "delivered"), ("webhook", "delivered")}
 
 
 def owners(service: Service) -> dict[str, Key]:
@@ -53,6 +56,22 @@ def topics(service: Service, topic: str) -> Counter[str]:
         return Counter(account for (account,) in rows)
 
 
+def endpoints(service: Service, receiver: WebhookReceiver, keys: dict[str, Key]) -> None:
+    """Gives each owner an endpoint, made with the owner's key: at the receiver's path of that key, told what is due."""
+    secrets: list[str] = []
+    for key in keys.values():
+        with service.client(key.secret) as client:
+            body = {"url": receiver.url(f"/{key.id}"), "events": ["key.rotation_due"]}
+            secrets.append(client.done("POST", "/api/webhooks", body)["secret"])
+    receiver.knows(*secrets)
+
+
+def sent(service: Service) -> set[tuple[str, str]]:
+    """In which states the messages of each way to the outside are."""
+    with psycopg.connect(service.conninfo) as connection:
+        return set(connection.execute("SELECT channel, state FROM outbox.messages"))
+
+
 def seen(service: Service, key: Key) -> Any:
     """A key as its owner sees it, by means of itself: it is accepted."""
     with service.client(key.secret) as client:
@@ -60,11 +79,16 @@ def seen(service: Service, key: Key) -> Any:
 
 
 def test_opened_again_after_91_days(place: Path) -> None:
-    """Every key is flagged, every owner mailed once, every key accepted still; and the next start says nothing more."""
-    with MailReceiver(place / "mail") as receiver:
-        settings = {"smtp_url": f"smtp://{HOST}:{receiver.port}", "mail_from": "keyledger@acme.example"}
+    """Every key is flagged and accepted still, every owner mailed and every webhook called, once; no more later."""
+    with MailReceiver(place / "mail") as receiver, WebhookReceiver(place / "hooks", ahead=ASLEEP) as hooks:
+        settings = {
+            "smtp_url": f"smtp://{HOST}:{receiver.port}",
+            "mail_from": "keyledger@acme.example",
+            "webhook_allowed_networks": "127.0.0.0/8",
+        }
         with Service(place, **settings) as service:
             keys = owners(service)
+            endpoints(service, hooks, keys)
             receiver.await_mails(OWNERS + 1)  # of each new key one, and one of the demo's
             assert {seen(service, key)["status"] for key in keys.values()} == {"active"}
             for _ in range(2):
@@ -77,14 +101,17 @@ def test_opened_again_after_91_days(place: Path) -> None:
 
                 eventually(are_told, "every rotation has told its owner")
                 receiver.await_mails(2 * (OWNERS + 1))
+                eventually(lambda: len(hooks.hits()) >= OWNERS, "every webhook is called")
+                eventually(lambda: sent(service) == EVERYTHING, "and that is on record")
                 assert {seen(service, key)["status"] for key in keys.values()} == {"rotation_due"}
             service.stop()
             service.start(ahead=ASLEEP + timedelta(hours=1))
-            with psycopg.connect(service.conninfo) as connection:
-                states = connection.execute("SELECT DISTINCT state FROM outbox.messages WHERE channel = 'email'")
-                assert states.fetchall() == [("delivered",)]
+            assert sent(service) == EVERYTHING
             assert set(topics(service, "rotation.notified").values()) == {1}
         once = dict.fromkeys([*keys, "demo@example.com"], 1)
         assert mails_of(receiver, "key-created") == once
         assert mails_of(receiver, "rotation-due") == once
         assert len(receiver.mails) == 2 * (OWNERS + 1)
+        calls = [(hit["path"], json.loads(hit["body"])["type"], hit["verified_by"]) for hit in hooks.hits()]
+        # Each by its own endpoint's secret, within the five minutes that its receiver tolerates.
+        assert sorted(calls) == sorted((f"/{key.id}", "key.rotation_due", at) for at, key in enumerate(keys.values()))

@@ -1,32 +1,36 @@
 """The receiver process as tests hold it, and listeners that count who comes."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from threading import Thread
 from typing import Any, Self
 
+from tests.kit.faketime import another_day
 from tests.kit.service import CHECKOUT, eventually, free_port
 
 
 class WebhookReceiver:
-    """A context manager: the receiver runs until it is left."""
+    """A context manager: the receiver runs until it is left. Its clock is ``ahead`` of ours."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *, ahead: timedelta = timedelta()) -> None:
         self.port = free_port()
         self._secrets = place / "secrets"
         self._log = place / "hits"
         place.mkdir(parents=True, exist_ok=True)
         self.knows()
         self._log.touch()
+        self._environment = dict(os.environ) | (another_day(place, ahead) if ahead else {})
 
     def __enter__(self) -> Self:
         words = [sys.executable, "-m", "tests.kit.webhook_receiver", str(self.port), self._secrets, self._log]
-        self._process = subprocess.Popen(words, cwd=CHECKOUT, stdin=subprocess.DEVNULL)
+        self._process = subprocess.Popen(words, cwd=CHECKOUT, env=self._environment, stdin=subprocess.DEVNULL)
         try:
             eventually(self._answers, "the receiver listens")
         except BaseException:
