@@ -23,7 +23,7 @@ ROWS = sql.SQL("""
         client_ip, request_id
     )
     SELECT %(run)s, n, '\\x00112233445566778899aabbccddeeff',
-           %(day)s::timestamptz + n * (interval '1 day' / (%(rows)s::bigint + 1)),
+           %(day)s::timestamptz + n * (86399000000 / %(rows)s::bigint) * interval '1 microsecond',
            'GET', CASE WHEN hash %% 1000003 = 7 THEN '/api/rare' WHEN hash %% 3 = 0 THEN '/api/campaigns'
                        ELSE '/api/reports/' || hash %% 50 END,
            CASE WHEN hash %% 1000003 = 9 THEN 500 WHEN hash %% 64 = 1 THEN 401 WHEN hash %% 64 = 2 THEN 403
