@@ -26,7 +26,7 @@ DOORS = {"forward": "/auth/forward", "route": "/"}
 LOGS = ("none", "buffered", "commit")
 CONNECTIONS = 128  # on each side: a commit is shared by whoever waits for it, and 32 that wait leave the server idle
 QUEUE = "keyledger_access_log_queue_rows "
-WRITTEN = "SELECT coalesce(sum(written_through), 0) FROM usage.writers"
+WRITTEN = "SELECT run_id, written_through FROM usage.writers"
 # Older than any row may get, and younger.
 GONE, KEPT = 91, 89
 LIFETIME = """
@@ -99,7 +99,11 @@ def _sustained(bench: Bench, place: Place) -> dict[str, Any]:
             seen = running.result()
         if seen["refused"] or seen["broken"]:
             bench.problems.append(f"{log}, sustained: {seen['refused']:.0f} refused, {seen['broken']:.0f} broken")
-        each = [after - before for before, after in pairwise(rows)]
+        # By run: one that was silent for a minute, of a server before this one, is taken out meanwhile.
+        each = [
+            sum(through - before.get(run, through) for run, through in after.items())
+            for before, after in pairwise(rows)
+        ]
         third = max(1, len(queues) // 3)
         found[log] = {
             "seconds": seconds,
@@ -114,9 +118,9 @@ def _sustained(bench: Bench, place: Place) -> dict[str, Any]:
     return found
 
 
-def _written(connection: psycopg.Connection[Any]) -> int:
-    row = connection.execute(WRITTEN).fetchone()
-    return int(row[0]) if row else 0
+def _written(connection: psycopg.Connection[Any]) -> dict[str, int]:
+    """How far each run has written."""
+    return dict(connection.execute(WRITTEN).fetchall())
 
 
 def _queue(server: Server) -> float:

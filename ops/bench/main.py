@@ -54,6 +54,8 @@ def main() -> int:
     if not options.report:
         _run(options)
     results = json.loads((options.data / RESULTS).read_text(encoding="utf-8"))
+    # With --report, of the last results those of the cases that are asked for.
+    results["cases"] = {name: case for name, case in results["cases"].items() if name in options.cases}
     if options.publish and results["quick"]:
         raise SystemExit("bench: the figures of --quick are not published")
     place = OPS if whole or options.publish else options.data
