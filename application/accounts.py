@@ -7,7 +7,7 @@ from types import EllipsisType
 from application.ledger import Ledger
 from application.ports import Accounts, AccountView, Entropy, Freshness, KeyCache
 from domain.access import Plan
-from domain.account import Account
+from domain.account import Account, Handover
 from domain.errors import NotFoundError
 from domain.events import Origin
 from domain.ids import AccountId
@@ -61,6 +61,11 @@ class AccountManagement:
     def rotate_after(self, *, account_id: AccountId, days: int, by: Origin) -> AccountView:
         """Sets the age at which the account's new keys are to be rotated; those that it has keep theirs."""
         self._ledger.change(Account, account_id, lambda account: account.rotate_after(days, by=by))
+        return self.get(account_id)
+
+    def hand_over_to(self, *, account_id: AccountId, handover: Handover | None, by: Origin) -> AccountView:
+        """Says which webhook is handed over the successors of keys that fall due; None: none, they are made by hand."""
+        self._ledger.change(Account, account_id, lambda account: account.hand_over_to(handover, by=by))
         return self.get(account_id)
 
     def suspend(self, *, account_id: AccountId, by: Origin) -> tuple[AccountView, Freshness]:

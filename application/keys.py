@@ -28,7 +28,7 @@ from domain.account import ROTATION_DUE_DAYS
 from domain.api_key import ApiKey, GraceStart, KeyStatus, RevocationReason, status_of
 from domain.credential import Environment, Secret, mint_key
 from domain.errors import ConflictError, InvalidError, NotFoundError
-from domain.events import Origin
+from domain.events import Aggregate, Origin
 from domain.ids import AccountId, KeyId
 from domain.naming import Name, Note
 
@@ -205,6 +205,7 @@ class KeyManagement:
         grace_starts: GraceStart,
         by: Origin,
         compromised: bool = False,
+        beside: Callable[[ApiKey], Sequence[Aggregate]] = lambda _: (),
     ) -> IssuedKey:
         """Rotate keys every 90 days: a successor like the key, which itself stays accepted for the grace period.
 
@@ -212,6 +213,7 @@ class KeyManagement:
         after the successor's own rotation, ConflictError. Raises ConflictError for a key that is disabled or has ended.
 
         ``compromised``: when this returns, the successor exists and no process accepts the key.
+        ``beside``: given the rotated key, what else is appended with it; it may be asked again, and may refuse.
         """
         minted = self._mint(self.get(account_id=account_id, key_id=key_id).view.environment)
 
@@ -233,7 +235,7 @@ class KeyManagement:
                 replaces=predecessor,
             )
             predecessor.rotate(minted.key_id, grace=grace, grace_starts=grace_starts, by=by, compromised=compromised)
-            changed = [predecessor, *unseen, successor]
+            changed = [predecessor, *unseen, successor, *beside(predecessor)]
             return self._ledger.append(*changed, verifiers=(minted.verifier,))
 
         position = retried(attempt)

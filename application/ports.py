@@ -207,7 +207,10 @@ class DueKeys(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AccountView:
-    """One account as the operator lists it. ``notice_email`` None: its notices go to ``email``."""
+    """One account as the operator lists it. ``notice_email`` None: its notices go to ``email``.
+
+    ``hand_over_to``: the webhook endpoint that is handed over successors; None: they are made by hand.
+    """
 
     account_id: AccountId
     name: str
@@ -219,6 +222,7 @@ class AccountView:
     notice_email: str | None = None
     muted: frozenset[NoticeKind] = frozenset()
     rotation_due_days: int = ROTATION_DUE_DAYS
+    hand_over_to: str | None = None
 
     @property
     def notices_go_to(self) -> str:

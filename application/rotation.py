@@ -6,6 +6,7 @@ from datetime import timedelta
 from application.ledger import Ledger
 from application.ports import UsageStats
 from application.workflow_ports import UsedSuccessors
+from domain.account import Account
 from domain.api_key import ApiKey, KeyStatus
 from domain.api_key_events import (
     Disabled,
@@ -60,7 +61,8 @@ class RotationWorkflow:
         if not isinstance(process, Rotation):
             raise TypeError(type(process).__name__)
         key = self._ledger.load(ApiKey, process.key_id)
-        commands = process.look(key, self._traffic(key), by=by)
+        hand_over_to = self._hand_over_to(key) if process.is_untold else None
+        commands = process.look(key, self._traffic(key), by=by, hand_over_to=hand_over_to)
         for _ in commands:
             key.end_grace(by=by)
         return [key]
@@ -72,6 +74,10 @@ class RotationWorkflow:
     def on_failure(self, attempt: int) -> timedelta | None:
         """Five tries over seven hours, then stuck."""
         return RETRIES[attempt - 1] if attempt <= len(RETRIES) else None
+
+    def _hand_over_to(self, key: ApiKey) -> str | None:
+        handover = self._ledger.load(Account, str(key.account_id)).handover
+        return None if handover is None else handover.endpoint_id
 
     def _traffic(self, key: ApiKey) -> Traffic:
         if key.replaced_by is None:

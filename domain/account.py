@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 from domain.access import Plan
 from domain.events import Aggregate, Event, FirstEvent, Origin
-from domain.ids import AccountId
+from domain.ids import AccountId, WebhookEndpointId
 from domain.mail_address import MailAddress
 from domain.naming import Name
 from domain.notices import MUTABLE, SECURITY, NoticeKind
@@ -95,6 +95,34 @@ class NoticesChanged(Event):
         aggregate.muted = frozenset(kind for kind in MUTABLE if kind in self.muted)
 
 
+@dataclass(frozen=True)
+class HandoverChanged(Event):
+    """Successors of keys that fall due are made without being asked for, and handed over to that webhook.
+
+    ``endpoint_id`` None: no more. ``url`` is where the endpoint was then: at another one it is handed over nothing.
+    """
+
+    TOPIC: ClassVar[str] = "account.handover_changed"
+
+    endpoint_id: str | None
+    url: str | None
+
+    def apply(self, aggregate: "Account") -> None:
+        """Takes the receiver."""
+        if self.endpoint_id is None or self.url is None:
+            aggregate.handover = None
+        else:
+            aggregate.handover = Handover(WebhookEndpointId(self.endpoint_id), self.url)
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """Who is handed over successors: a webhook endpoint, as long as it is where it was."""
+
+    endpoint_id: WebhookEndpointId
+    url: str
+
+
 class Account(Aggregate, topic="account"):
     """One customer."""
 
@@ -107,6 +135,7 @@ class Account(Aggregate, topic="account"):
         self.suspended = False
         self.notice_email: MailAddress | None = None
         self.muted: frozenset[NoticeKind] = frozenset()
+        self.handover: Handover | None = None
 
     @classmethod
     def open(cls, account_id: AccountId, *, by: Origin, name: Name, email: str, plan: Plan) -> Self:
@@ -124,6 +153,12 @@ class Account(Aggregate, topic="account"):
         """Sets the age at which the account's new keys are to be rotated; the same age records nothing."""
         if days != self.rotation_due_days:
             self.record(RotationDueDaysChanged, by=by, rotation_due_days=days)
+
+    def hand_over_to(self, handover: Handover | None, *, by: Origin) -> None:
+        """Sets who is handed over the successors of keys that fall due; None: nobody. The same records nothing."""
+        if handover != self.handover:
+            endpoint_id = None if handover is None else handover.endpoint_id
+            self.record(HandoverChanged, by=by, endpoint_id=endpoint_id, url=None if handover is None else handover.url)
 
     def suspend(self, *, by: Origin) -> None:
         """Refuses all keys of the account; again records nothing."""

@@ -1,7 +1,9 @@
 """One rotation of one key, from the day it falls due to its retirement, as a process.
 
 ``due ⇄ paused | postponed → overlap → closed``; by hand it begins at ``overlap``. The owner is told when the key is due
-and reminded on day 7, 14 and 30, and then each 30 days, until there is a successor. While two keys overlap, traffic on
+and reminded on day 7, 14 and 30, and then each 30 days, until there is a successor. For an owner who wants that, the
+successor is made first and handed over (``due → handover → overlap``), and only when that has failed for good the owner
+is told that the key is due. While two keys overlap, traffic on
 both decides: the old key is retired once it has been silent for ``SILENT_AFTER`` while its successor is in use, or by
 its own end of grace; the owner is warned when it is still needed near that end. What the key itself records (flag, end
 of grace) is the key's; the process follows it.
@@ -24,6 +26,9 @@ from domain.rotation_events import (
     Continued,
     Extended,
     GraceBegan,
+    HandedOver,
+    HandoverBegan,
+    HandoverFailed,
     Notified,
     Paused,
     Postponed,
@@ -33,17 +38,21 @@ from domain.rotation_events import (
     RotationEvent,
     StillInUse,
     SuccessorCreated,
+    SuccessorOffered,
     SuccessorUsed,
     newest_reminder,
 )
 from domain.verdict import NEVER
-from domain.workflow import Process, Timer
+from domain.workflow import RETRIES, Process, ProcessState, Timer
 
 DAY = timedelta(days=1)
 SILENT_AFTER = 7 * DAY
 WARN_BEFORE_MAX = 3 * DAY
 WARN_BEFORE_SHARE = 4
 SILENCE = "silence"
+HAND_OVER = "hand over"
+GO_ON = "go on"
+LOST_AFTER = timedelta(minutes=5)
 SILENT = "silent"
 
 
@@ -53,6 +62,7 @@ class Step(StrEnum):
     DUE = "due"
     PAUSED = "paused"
     POSTPONED = "postponed"
+    HANDOVER = "handover"
     OVERLAP = "overlap"
     CLOSED = "closed"
 
@@ -90,6 +100,11 @@ class Rotation(Process, topic="rotation"):
         self.successor_used_at: datetime | None = None
         self.retires_at = retires_at
         self.warned_for: datetime | None = None
+        self.handover_at: datetime | None = None
+        self.handover_to: str | None = None
+        self.handover_attempts = 0
+        self.offered_id: KeyId | None = None
+        self.has_given_up = False
 
     @classmethod
     def of(cls, key: ApiKey, *, by: Origin) -> Self:
@@ -108,15 +123,21 @@ class Rotation(Process, topic="rotation"):
             retires_at=None,
         )
 
-    def look(self, key: ApiKey, traffic: Traffic, *, by: Origin) -> Sequence[Retire]:
+    def look(self, key: ApiKey, traffic: Traffic, *, by: Origin, hand_over_to: str | None = None) -> Sequence[Retire]:
         """Records what should have happened by ``by.at`` and has not, and schedules the next look.
 
         The answer are the commands that belong to what was recorded, to be carried out in the same transaction.
+        ``hand_over_to``: the webhook that is to be handed over a successor; None: the owner wants none.
         """
         status = key.status(by.at)
         ended = status in {KeyStatus.REVOKED, KeyStatus.EXPIRED}
         silent = False
-        if key.replaced_by is not None:
+        if not ended and hand_over_to is not None and self.is_untold and status is KeyStatus.ROTATION_DUE:
+            self._step(HandoverBegan, key, Step.HANDOVER, by, endpoint_id=hand_over_to)
+        if not ended and self._is_handing_over(key, traffic):
+            self.schedule((Timer(HAND_OVER, self.handover_at or by.at),), by=by)
+            return ()
+        if key.replaced_by is not None and not self._is_in_vain(key, traffic):
             self._follow_overlap(key, traffic, by)
             if not ended:
                 silent = self._watch(key, traffic, by)
@@ -126,6 +147,59 @@ class Rotation(Process, topic="rotation"):
             self._end(key, status, silent=silent, by=by)
         self.schedule(() if ended or silent else self._timers(key, traffic, by.at), by=by)
         return (Retire(key.key_id),) if silent else ()
+
+    @property
+    def is_untold(self) -> bool:
+        """Whether the key is due and neither is its owner told, nor a successor on its way."""
+        return self.step == Step.DUE and self.notified_for is None and self.handover_to is None
+
+    def offer(self, key: ApiKey, *, by: Origin) -> bool:
+        """Records that ``key`` has just been given a successor to be handed over.
+
+        False, and nothing is recorded, when no attempt is due any more, as when another has been quicker.
+        """
+        if self.state is not ProcessState.RUNNING or self.handover_at is None or by.at < self.handover_at:
+            return False
+        lost_at = by.at + LOST_AFTER
+        values: dict[str, Any] = {"endpoint_id": self.handover_to, "attempt": self.handover_attempts + 1}
+        self._step(SuccessorOffered, key, Step.HANDOVER, by, lost_at=lost_at, **values)
+        self.schedule((Timer(HAND_OVER, lost_at),), by=by)
+        return True
+
+    def end_attempt(self, attempt: int, key: ApiKey, *, error: str | None, final: bool, by: Origin) -> None:
+        """Records how the attempt ended; ``error`` None: the receiver has the successor.
+
+        Nothing when the rotation has gone on, or when the attempt was counted as lost and there has been another.
+        """
+        if self.handover_at is None or attempt != self.handover_attempts or self.state is not ProcessState.RUNNING:
+            return
+        values: dict[str, Any] = {"endpoint_id": self.handover_to, "attempt": attempt}
+        if error is None:
+            self._step(HandedOver, key, Step.HANDOVER, by, **values)
+        else:
+            retry_at = None if final else self._retry_at(self.handover_attempts, by)
+            step = Step.DUE if retry_at is None else Step.HANDOVER
+            self._step(HandoverFailed, key, step, by, error=error, retry_at=retry_at, **values)
+        self.schedule((self._next_attempt() or Timer(GO_ON, by.at),), by=by)
+
+    def _next_attempt(self) -> Timer | None:
+        return None if self.handover_at is None else Timer(HAND_OVER, self.handover_at)
+
+    @property
+    def has_attempts_left(self) -> bool:
+        """Whether there may be one more attempt."""
+        return self.handover_attempts <= len(RETRIES)
+
+    def _retry_at(self, attempt: int, by: Origin) -> datetime | None:
+        return by.at + RETRIES[attempt - 1] if 0 < attempt <= len(RETRIES) else None
+
+    def _is_handing_over(self, key: ApiKey, traffic: Traffic) -> bool:
+        """Whether attempts go on: the owner has not rotated by hand, and nobody uses what was offered."""
+        return self.handover_at is not None and key.replaced_by == self.offered_id and traffic.successor_first is None
+
+    def _is_in_vain(self, key: ApiKey, traffic: Traffic) -> bool:
+        """Whether the successor could not be handed over: nobody has it, and the owner must make another."""
+        return self.has_given_up and key.replaced_by == self.offered_id and traffic.successor_first is None
 
     def _remind(self, key: ApiKey, status: KeyStatus, by: Origin) -> None:
         if status is KeyStatus.DISABLED:

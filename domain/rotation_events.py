@@ -112,6 +112,83 @@ class Postponed(RotationEvent):
 
 
 @dataclass(frozen=True)
+class HandoverBegan(RotationEvent):
+    """The owner wants successors handed over to a webhook: one is to be made, and nobody is told yet."""
+
+    TOPIC: ClassVar[str] = "rotation.handover_began"
+
+    endpoint_id: str
+
+    def apply(self, aggregate: "Rotation") -> None:
+        """Asks for the first attempt, at once."""
+        super().apply(aggregate)
+        aggregate.handover_at = self.timestamp
+        aggregate.handover_to = self.endpoint_id
+
+
+@dataclass(frozen=True)
+class SuccessorOffered(RotationEvent):
+    """A successor was made, in the transaction of this, and is about to be handed over.
+
+    Nobody may live to tell what became of the ``attempt``: at ``lost_at`` it counts as lost.
+    """
+
+    TOPIC: ClassVar[str] = "rotation.successor_offered"
+
+    endpoint_id: str
+    attempt: int
+    lost_at: datetime
+
+    @property
+    def awaits(self) -> str | None:
+        """The successor: once it is used, somebody has it."""
+        return self.successor_id
+
+    def apply(self, aggregate: "Rotation") -> None:
+        """Counts the attempt."""
+        super().apply(aggregate)
+        aggregate.offered_id = aggregate.successor_id
+        aggregate.handover_attempts = self.attempt
+        aggregate.handover_at = self.lost_at
+
+
+@dataclass(frozen=True)
+class HandoverFailed(RotationEvent):
+    """The receiver did not take it; ``error`` says why, in words that hold no secret.
+
+    ``retry_at`` None: there is no other attempt, and the rotation goes on by hand.
+    """
+
+    TOPIC: ClassVar[str] = "rotation.handover_failed"
+
+    endpoint_id: str
+    attempt: int
+    error: str
+    retry_at: datetime | None
+
+    def apply(self, aggregate: "Rotation") -> None:
+        """Takes the next attempt, or gives up."""
+        super().apply(aggregate)
+        aggregate.handover_at = self.retry_at
+        aggregate.has_given_up = self.retry_at is None
+
+
+@dataclass(frozen=True)
+class HandedOver(RotationEvent):
+    """The receiver took the successor."""
+
+    TOPIC: ClassVar[str] = "rotation.handed_over"
+
+    endpoint_id: str
+    attempt: int
+
+    def apply(self, aggregate: "Rotation") -> None:
+        """Ends the attempts."""
+        super().apply(aggregate)
+        aggregate.handover_at = None
+
+
+@dataclass(frozen=True)
 class SuccessorCreated(RotationEvent):
     """The successor exists; with a second one, ``unseen_id`` is the first, which nobody had used."""
 
@@ -130,6 +207,7 @@ class SuccessorCreated(RotationEvent):
         super().apply(aggregate)
         aggregate.overlap_began_at = self.timestamp
         aggregate.grace_seconds = self.grace_seconds
+        aggregate.handover_at = None
         aggregate.successor_used_at = None
         aggregate.warned_for = None
 

@@ -7,7 +7,15 @@ from psycopg import Cursor
 from psycopg.rows import TupleRow
 
 from application.ports import AccountView
-from domain.account import NoticesChanged, Opened, PlanChanged, Reinstated, RotationDueDaysChanged, Suspended
+from domain.account import (
+    HandoverChanged,
+    NoticesChanged,
+    Opened,
+    PlanChanged,
+    Reinstated,
+    RotationDueDaysChanged,
+    Suspended,
+)
 from domain.events import Event
 from domain.ids import AccountId
 from domain.notices import MUTABLE
@@ -36,6 +44,10 @@ class AccountsView:
         SET notice_email = %(notice_email)s, muted_notices = %(muted)s, position = %(position)s
         WHERE account_id = %(account_id)s
     """
+    SET_HANDOVER = """
+        UPDATE views.accounts SET hand_over_to = %(endpoint_id)s, position = %(position)s
+        WHERE account_id = %(account_id)s
+    """
     CLEAR = "DELETE FROM views.accounts"
 
     def apply(self, cursor: Cursor[TupleRow], event: Event, position: int) -> None:
@@ -55,6 +67,8 @@ class AccountsView:
                 cursor.execute(self.SET_ROTATION_DUE_DAYS, values | {"days": event.rotation_due_days})
             case NoticesChanged():
                 cursor.execute(self.SET_NOTICES, values | {"notice_email": event.email, "muted": list(event.muted)})
+            case HandoverChanged():
+                cursor.execute(self.SET_HANDOVER, values | {"endpoint_id": event.endpoint_id})
             case _:
                 pass
 
@@ -68,12 +82,12 @@ class PostgresAccounts:
 
     FIND = """
         SELECT account_id, name, email, plan, suspended, opened_at, position, notice_email, muted_notices,
-               rotation_due_days
+               rotation_due_days, hand_over_to
         FROM views.accounts WHERE account_id = %(account_id)s
     """
     PAGE = """
         SELECT account_id, name, email, plan, suspended, opened_at, position, notice_email, muted_notices,
-               rotation_due_days
+               rotation_due_days, hand_over_to
         FROM views.accounts WHERE position < %(before)s ORDER BY position DESC LIMIT %(limit)s
     """
 
@@ -99,7 +113,7 @@ class PostgresAccounts:
 
 
 def _account(row: TupleRow) -> AccountView:
-    account_id, name, email, plan, suspended, opened_at, position, notice_email, muted, rotation_due_days = row
+    account_id, name, email, plan, suspended, opened_at, position, notice_email, muted, due_days, hand_over_to = row
     return AccountView(
         account_id=AccountId(account_id),
         name=name,
@@ -110,5 +124,6 @@ def _account(row: TupleRow) -> AccountView:
         position=position,
         notice_email=notice_email,
         muted=frozenset(kind for kind in MUTABLE if kind.value in muted),
-        rotation_due_days=rotation_due_days,
+        rotation_due_days=due_days,
+        hand_over_to=hand_over_to,
     )

@@ -171,7 +171,7 @@ class PostgresProgress:
 
 
 class PostgresProcesses:
-    """The ports `Processes` and `UsedSuccessors`."""
+    """The ports `Processes`, `UsedSuccessors` and `AwaitedHandovers`."""
 
     FIND = """
         SELECT process_id, workflow, account_id, subject, step, state, failures, error, began_at, changed_at,
@@ -195,6 +195,17 @@ class PostgresProcesses:
         SELECT p.process_id FROM workflow.processes AS p JOIN usage.totals AS t ON t.key_id = p.awaits
         WHERE p.awaits IS NOT NULL AND p.state = 'running' AND p.failures = 0 AND t.first_used_at IS NOT NULL
         ORDER BY t.first_used_at LIMIT %(limit)s
+    """
+
+    # By the index timers_due; whether the engine has claimed the timer for a look does not matter.
+    HANDOVERS_DUE = """
+        SELECT process_id FROM (
+            SELECT DISTINCT ON (p.account_id) t.process_id, t.due_at
+            FROM workflow.timers AS t JOIN workflow.processes AS p ON p.process_id = t.process_id
+            WHERE t.due_at <= %(now)s AND t.step = 'hand over' AND p.state = 'running'
+            ORDER BY p.account_id, t.due_at
+        ) AS due
+        ORDER BY due_at LIMIT %(limit)s
     """
 
     def __init__(self, database: Database) -> None:
@@ -224,6 +235,12 @@ class PostgresProcesses:
         """Rotations that wait for the first use of a key that has been used."""
         with self._database.cursor() as cursor:
             rows = cursor.execute(self.AWAITED, {"limit": limit}).fetchall()
+        return [process_id for (process_id,) in rows]
+
+    def handovers_due(self, now: datetime, limit: int) -> Sequence[str]:
+        """One rotation of each account whose hand-over is due, the longest due first."""
+        with self._database.cursor() as cursor:
+            rows = cursor.execute(self.HANDOVERS_DUE, {"now": now, "limit": limit}).fetchall()
         return [process_id for (process_id,) in rows]
 
 

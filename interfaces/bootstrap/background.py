@@ -24,7 +24,7 @@ from infrastructure.scheduler import Job, JobRunner, Leader
 from interfaces.bootstrap.core import Core, attempts, following_views, open_core
 from interfaces.bootstrap.database import open_database
 from interfaces.bootstrap.outbox import outbox_followers
-from interfaces.bootstrap.workflow import workflow_engine, workflow_follower
+from interfaces.bootstrap.workflow import successors, workflow_engine, workflow_follower
 from interfaces.settings import Settings
 
 SWEEP_EVERY = timedelta(seconds=2)
@@ -66,6 +66,7 @@ def jobs(core: Core) -> dict[str, Job]:
         "rotation": Job(SWEEP_EVERY, deadlines.flag_rotation),
         "grace": Job(SWEEP_EVERY, deadlines.begin_grace),
         "workflow": Job(SWEEP_EVERY, engine.run),
+        "successors": Job(SWEEP_EVERY, successors(core).hand_over_due),
         "attacks": Job(SWEEP_EVERY, suspicions.note_attacks),
         "presentations": Job(SWEEP_EVERY, suspicions.note_presented_after_end),
         "attempts": Job(FORGET_EVERY, lambda: attempts(core).forget(clock.now())),

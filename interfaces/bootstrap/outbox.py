@@ -46,9 +46,10 @@ def _mail(core: Core) -> Channel:
     return Channel("email", NoticeSource(), carrier, at_once=MAILS_AT_ONCE, lease=MAIL_LEASE)
 
 
-def _webhooks(core: Core) -> Channel:
+def webhook_carrier(core: Core) -> WebhookCarrier:
+    """What signs webhooks and sends them, to permitted addresses alone."""
     settings = core.settings
-    carrier = WebhookCarrier(
+    return WebhookCarrier(
         ledger=core.ledger,
         webhooks=PostgresWebhooks(core.database),
         seals=core.ring.sealer,
@@ -56,7 +57,11 @@ def _webhooks(core: Core) -> Channel:
         clock=core.clock,
         entropy=core.entropy,
     )
-    lease = settings.webhook_timeout + WEBHOOK_LEASE_BEYOND
+
+
+def _webhooks(core: Core) -> Channel:
+    carrier = webhook_carrier(core)
+    lease = core.settings.webhook_timeout + WEBHOOK_LEASE_BEYOND
     return Channel(
         CHANNEL,
         WebhookSource(),

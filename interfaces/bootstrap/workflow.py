@@ -4,11 +4,15 @@ from collections.abc import Callable
 from threading import Event as Flag
 
 from application.rotation import RotationWorkflow
+from application.successors import Successors
 from application.workflow import Boundary, WorkflowEngine
+from infrastructure.postgres.webhooks import PostgresWebhooks
 from infrastructure.postgres.workflow import PostgresProcesses, PostgresProgress, PostgresTimers
 from infrastructure.projections import follow_ledger
 from infrastructure.workflow import LoggedBoundary
 from interfaces.bootstrap.core import Core
+from interfaces.bootstrap.management import management
+from interfaces.bootstrap.outbox import webhook_carrier
 
 
 def workflow_engine(core: Core, boundary: Boundary | None = None) -> WorkflowEngine:
@@ -22,6 +26,19 @@ def workflow_engine(core: Core, boundary: Boundary | None = None) -> WorkflowEng
         clock=core.clock,
         entropy=core.entropy,
         boundary=boundary or LoggedBoundary(),
+    )
+
+
+def successors(core: Core) -> Successors:
+    """What makes successors that nobody asks for, and hands them over."""
+    return Successors(
+        ledger=core.ledger,
+        keys=management(core).keys,
+        webhooks=PostgresWebhooks(core.database),
+        handover=webhook_carrier(core),
+        awaited=PostgresProcesses(core.database),
+        clock=core.clock,
+        entropy=core.entropy,
     )
 
 

@@ -107,3 +107,13 @@ def test_answers_to_a_key_in_its_grace_period_say_so(server: HttpServer, owner: 
         assert (plain.header("deprecation"), plain.header("sunset")) == (None, None)
     refused = owner.client.get("/api/campaigns", key=successor["key"])  # replaced before anybody saw it
     assert (refused.status, refused.header("deprecation")) == (401, None)
+
+
+def test_an_owner_chooses_the_webhook_that_is_handed_over_successors(owner: Owner) -> None:
+    """None at first; one of the account's own; and none again."""
+    assert owner.client.get("/api/account").json["hand_over_to"] is None
+    hook = owner.client.post("/api/webhooks", {"url": "https://hooks.acme.example/", "events": ["key.*"]}).json["id"]
+    for wanted in (hook, None):
+        assert owner.client.call("PATCH", "/api/account", {"hand_over_to": wanted}).json["hand_over_to"] == wanted
+    for wanted, status in (("whe_" + "0" * (len(hook) - 4), 404), ("elsewhere", 422)):
+        assert owner.client.call("PATCH", "/api/account", {"hand_over_to": wanted}).status == status

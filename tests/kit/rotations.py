@@ -2,10 +2,12 @@
 
 from datetime import timedelta
 
+from domain.account import Handover
 from domain.api_key import GraceStart, KeyStatus
 from domain.events import Aggregate
+from domain.ids import WebhookEndpointId
 from domain.rotation import Rotation, Traffic
-from tests.kit.builders import NOON, a_key, an_account, key_id, origin
+from tests.kit.builders import NOON, a_key, an_account, entropy, key_id, origin
 
 DAY = timedelta(days=1)
 DUE = NOON + 90 * DAY
@@ -50,4 +52,20 @@ def rotations_of_every_kind() -> list[Aggregate]:
     expiring.announce_expiry(by=origin())
     cancelled = Rotation.of(a_key(number=13), by=origin(DUE, actor=job))
     cancelled.cancel(by=origin(DUE))
-    return [rotation, cancelled, key, account, expiring]
+    return [rotation, cancelled, key, account, expiring, *handovers()]
+
+
+def handovers() -> list[Aggregate]:
+    """A rotation whose successor was handed over at the second attempt, and the account that wanted it."""
+    account, key = an_account(number=3), a_key(number=15)
+    endpoint_id = WebhookEndpointId.from_entropy(entropy(1))
+    account.hand_over_to(Handover(endpoint_id, "https://hooks.acme.example/keyledger"), by=origin())
+    rotation = Rotation.of(key, by=origin(DUE))
+    rotation.look(key, NONE, by=origin(DUE), hand_over_to=endpoint_id)
+    for attempt, error in ((1, "not accepted (500)"), (2, None)):
+        at = origin(DUE + attempt * DAY)
+        key.rotate(key_id(15 + attempt), grace=DAY, grace_starts=GraceStart.FIRST_USE, by=at)
+        assert rotation.offer(key, by=at)
+        assert not rotation.offer(key, by=at)
+        rotation.end_attempt(attempt, key, error=error, final=False, by=at)
+    return [rotation, key, account]

@@ -1,0 +1,176 @@
+"""Successors that nobody asks for: made when a key falls due, and handed over to the webhook that its owner chose.
+
+The secret is kept nowhere: it is minted, its verifier appended with the rotation, and the text sent, in one call. So a
+hand-over that fails, or whose end nobody lives to tell, cannot be repeated: the next attempt rotates again, which
+replaces the unseen successor, and hands over that one. Whatever a receiver was handed over last is accepted.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, Protocol
+
+from application.keys import GRACE_DEFAULT, IssuedKey, KeyManagement
+from application.ledger import Ledger
+from application.outbox import Cancelled, Delivered, Failed, Message, MessageId, Outcome
+from application.ports import Clock, Entropy
+from application.webhook_events import rfc3339
+from application.webhooks import Webhooks
+from domain.access import Feature
+from domain.account import Account
+from domain.api_key import ApiKey, GraceStart
+from domain.errors import ConflictError
+from domain.events import Origin
+from domain.ids import AccountId, RequestId
+from domain.rotation import Rotation
+
+ACTOR: Final = "system:successor"
+TYPE: Final = "key.successor_created"
+BATCH: Final = 100
+
+
+class SuccessorHandover(Protocol):
+    """The way to the receiver."""
+
+    def deliver(self, message: Message) -> Outcome:
+        """One signed attempt, bounded in time. ``payload`` holds a secret: it goes to the receiver and nowhere else."""
+        ...
+
+
+class AwaitedHandovers(Protocol):
+    """Rotations whose hand-over is due."""
+
+    def handovers_due(self, now: datetime, limit: int) -> Sequence[str]:
+        """One rotation of each account, the longest due first."""
+        ...
+
+
+class _OvertakenError(ConflictError):
+    """No attempt is due any more."""
+
+
+class Successors:
+    """Makes and hands over what is due; two that do so at once make one attempt."""
+
+    def __init__(  # noqa: PLR0913 - the ports
+        self,
+        *,
+        ledger: Ledger,
+        keys: KeyManagement,
+        webhooks: Webhooks,
+        handover: SuccessorHandover,
+        awaited: AwaitedHandovers,
+        clock: Clock,
+        entropy: Entropy,
+    ) -> None:
+        self._ledger = ledger
+        self._keys = keys
+        self._webhooks = webhooks
+        self._handover = handover
+        self._awaited = awaited
+        self._clock = clock
+        self._entropy = entropy
+
+    def hand_over_due(self) -> int:
+        """One attempt for each account that has one due; how many."""
+        due = self._awaited.handovers_due(self._clock.now(), BATCH)
+        for process_id in due:
+            rotation = self._ledger.load(Rotation, process_id)
+            refusal = self._refusal(rotation)
+            if refusal is None:
+                self._attempt(rotation)
+            else:
+                self._end(rotation, rotation.handover_attempts, error=refusal, final=True)
+        return len(due)
+
+    def _attempt(self, rotation: Rotation) -> None:
+        attempt = rotation.handover_attempts + 1
+        try:
+            issued = self._rotate(rotation)
+        except _OvertakenError:
+            return
+        except ConflictError as error:  # disabled or ended, or its successor is in use
+            self._end(rotation, rotation.handover_attempts, error=error.message, final=True)
+            return
+        match self._handover.deliver(self._message(rotation, issued)):
+            case Delivered():
+                self._end(rotation, attempt, error=None, final=True)
+            case Failed(error=error, permanent=permanent):
+                self._end(rotation, attempt, error=error, final=permanent)
+            case Cancelled(reason=reason):
+                self._end(rotation, attempt, error=reason, final=True)
+
+    def _refusal(self, rotation: Rotation) -> str | None:
+        """Why nothing is handed over any more; None: it may be."""
+        account = self._ledger.load(Account, str(rotation.account_id))
+        wanted = account.handover
+        if wanted is None or wanted.endpoint_id != rotation.handover_to:
+            return "the owner no longer wants successors handed over to this webhook"
+        if not account.plan.includes(Feature.WEBHOOKS) or account.suspended:
+            return "the account has no webhooks at present"
+        endpoint = self._webhooks.find(wanted.endpoint_id)
+        if endpoint is None or endpoint.account_id != rotation.account_id or endpoint.disabled_at is not None:
+            return "the webhook was deleted or is disabled"
+        if endpoint.url != wanted.url:
+            return "the webhook has another URL than when it was chosen for successors"
+        return None if rotation.has_attempts_left else "no attempt is left"
+
+    def _rotate(self, rotation: Rotation) -> IssuedKey:
+        by = self._origin()
+
+        def beside(key: ApiKey) -> tuple[Rotation]:
+            offered = self._ledger.load(Rotation, rotation.id)
+            # As the ledger has it: the owner may have rotated by hand, and that successor must not be replaced.
+            replaced_by = self._ledger.load(ApiKey, key.key_id).replaced_by
+            if replaced_by != offered.offered_id or not offered.offer(key, by=by):
+                raise _OvertakenError("Another attempt was quicker")
+            return (offered,)
+
+        return self._keys.rotate(
+            account_id=AccountId(str(rotation.account_id)),
+            key_id=rotation.key_id,
+            grace=GRACE_DEFAULT,
+            grace_starts=GraceStart.FIRST_USE,
+            by=by,
+            beside=beside,
+        )
+
+    def _message(self, rotation: Rotation, issued: IssuedKey) -> Message:
+        view, now = issued.key.view, self._clock.now()
+        return Message(
+            id=MessageId.of(
+                channel="successor",
+                account_id=view.account_id,
+                target=str(rotation.handover_to),
+                cause_position=view.position,
+                kind=view.key_id,
+            ),
+            account_id=view.account_id,
+            target=str(rotation.handover_to),
+            cause_position=view.position,
+            kind=TYPE,
+            payload={
+                "type": TYPE,
+                "timestamp": rfc3339(now),
+                "data": {
+                    "id": str(view.key_id),
+                    "name": str(view.name),
+                    "environment": str(view.environment),
+                    "prefix": str(view.prefix),
+                    "lineage_id": str(view.lineage_id),
+                    "replaces": None if view.replaces is None else str(view.replaces),
+                    "key": issued.secret.reveal(),
+                },
+            },
+            created_at=now,
+            attempt=1,
+        )
+
+    def _end(self, rotation: Rotation, attempt: int, *, error: str | None, final: bool) -> None:
+        def end(found: Rotation) -> None:
+            key = self._ledger.load(ApiKey, found.key_id)
+            found.end_attempt(attempt, key, error=error, final=final, by=self._origin())
+
+        self._ledger.change(Rotation, rotation.id, end)
+
+    def _origin(self) -> Origin:
+        return Origin(ACTOR, RequestId.from_entropy(self._entropy.bytes(16)), self._clock.now())
