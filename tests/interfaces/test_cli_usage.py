@@ -102,7 +102,9 @@ def test_logs_are_paged_and_filtered(operated: Operated) -> None:
 def following(operated: Operated, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
     """`keyledger logs --follow` of the key, writing to a file."""
     out = tmp_path / "out"
-    words = [COMMAND, "logs", "--key", operated.key.id, "--follow", "--json"]
+    # Whoever started the tests in the background has had SIGINT ignored for all that come after.
+    heard = ["env", "--default-signal=INT"]
+    words = [*heard, str(COMMAND), "logs", "--key", operated.key.id, "--follow", "--json"]
     with out.open("wb") as stdout:
         process = subprocess.Popen(
             words, env=operated.environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.DEVNULL
