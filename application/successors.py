@@ -18,7 +18,7 @@ from application.webhooks import Webhooks
 from domain.access import Feature
 from domain.account import Account
 from domain.api_key import ApiKey, GraceStart
-from domain.errors import ConflictError
+from domain.errors import ConflictError, UnavailableError
 from domain.events import Origin
 from domain.ids import AccountId, RequestId
 from domain.rotation import Rotation
@@ -71,16 +71,26 @@ class Successors:
         self._entropy = entropy
 
     def hand_over_due(self) -> int:
-        """One attempt for each account that has one due; how many."""
+        """One attempt for each account that has one due; how many. What broke one is raised once all had their turn."""
         due = self._awaited.handovers_due(self._clock.now(), BATCH)
+        broken: list[Exception] = []
         for process_id in due:
-            rotation = self._ledger.load(Rotation, process_id)
-            refusal = self._refusal(rotation)
-            if refusal is None:
-                self._attempt(rotation)
-            else:
-                self._end(rotation, rotation.handover_attempts, error=refusal, final=True)
+            try:
+                self._hand_over(self._ledger.load(Rotation, process_id))
+            except UnavailableError:
+                raise  # the database is away, for all of them
+            except Exception as error:  # noqa: BLE001 - raised below: one account's fault must not hold up the others
+                broken.append(error)
+        if broken:
+            raise broken[0]
         return len(due)
+
+    def _hand_over(self, rotation: Rotation) -> None:
+        refusal = self._refusal(rotation)
+        if refusal is None:
+            self._attempt(rotation)
+        else:
+            self._end(rotation, rotation.handover_attempts, error=refusal, final=True)
 
     def _attempt(self, rotation: Rotation) -> None:
         attempt = rotation.handover_attempts + 1

@@ -88,7 +88,7 @@ class Forward:
             method=method,
             endpoint=endpoint,
             status=status,
-            client=record.client,
+            client_ip=record.client_ip,
             request_id=record.request_id,
         )
         if committed is not None:

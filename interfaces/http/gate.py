@@ -154,14 +154,16 @@ class Gatekeeper:
         method: str,
         endpoint: str,
         status: int,
-        client: Address | None,
+        client_ip: str | None,
         request_id: str,
     ) -> "asyncio.Future[None] | None":
-        """Leaves the access row; with `commit` durability what is to be awaited before anything is answered.
+        """Leaves the access row, ``client_ip`` as it is logged.
+
+        With `commit` durability it answers what is to be awaited before anything is sent.
 
         UnavailableError, here or when awaited, when the row cannot be left.
         """
-        kind = self.kinds.of(authentication, method, endpoint, status, self.address_text(client))
+        kind = self.kinds.of(authentication, method, endpoint, status, client_ip)
         return self.leave(kind, self.clock.now(), request_id)
 
     @property
@@ -235,8 +237,14 @@ class Gate:
                 await render(refusal, token_sent=raw is not None)(scope, receive, hold)
             status: int = held[0]["status"] if held else HTTPStatus.INTERNAL_SERVER_ERROR
             _tell_of_grace(held, authentication)
-            kind = keeper.kinds.of(authentication, asked["method"], asked["path"], status, record.client_ip)
-            committed = keeper.leave(kind, keeper.clock.now(), record.request_id)
+            committed = keeper.log(
+                authentication,
+                method=asked["method"],
+                endpoint=asked["path"],
+                status=status,
+                client_ip=record.client_ip,
+                request_id=record.request_id,
+            )
             if committed is not None:
                 await committed
         except UnavailableError as error:

@@ -89,7 +89,7 @@ async def verify_key(
         method=data.method or "POST",
         endpoint=path_of((data.path or "").encode()) or OWN_PATH,
         status=status,
-        client=client,
+        client_ip=gatekeeper.address_text(client),
         request_id=record_of(request.scope).request_id,
     )
     if committed is not None:

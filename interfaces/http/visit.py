@@ -151,7 +151,7 @@ class Visit:
             method=self.method,
             endpoint=self.endpoint,
             status=status,
-            client=self.client,
+            client_ip=self.keeper.address_text(self.client),
             request_id=self.request_id,
         )
         if committed is not None:

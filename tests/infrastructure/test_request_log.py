@@ -90,3 +90,20 @@ def test_a_credential_in_a_path_is_cut_and_the_request_counted(capsys: pytest.Ca
     assert told.stream.getvalue() == b""
     assert KEY not in capsys.readouterr().err
     assert len(told.counted) == 1
+
+
+class Closed(io.BytesIO):
+    """A stream whose reader has gone."""
+
+    def write(self, _: object) -> int:
+        """Breaks, as a pipe does."""
+        raise BrokenPipeError
+
+
+def test_requests_are_counted_when_nobody_reads_the_log() -> None:
+    """A broken stream loses its lines; the metrics, and whoever answers, do not notice."""
+    told = Told()
+    with RequestLog(count=told.count, stream=Closed(), service="serve") as log:
+        for number in range(LINES_MAX + 1):
+            tell(log, f"req_{number}")
+    assert len(told.counted) == LINES_MAX + 1
