@@ -62,6 +62,7 @@ class Tailer:
         self._recorder = recorder
         self._views = tuple(views)
         self._mapper = EventJson()
+        self._stopped_by: dict[str, str] = {}
 
     def run(self, stop: Flag) -> None:
         """Follows until ``stop`` is set; a lost database is waited for."""
@@ -92,11 +93,15 @@ class Tailer:
             raise
         except Exception as error:  # noqa: BLE001 - whatever one event breaks must stop this view and no other
             return self._stopped(view, position, error)
+        if self._stopped_by.pop(view.name, None) is not None:
+            log.info("projection_goes_on", view=view.name, position=position)
         return True
 
     def _stopped(self, view: View, position: int | None, error: Exception) -> bool:
         message = f"at position {position}: {type(error).__name__}: {error}"[:500]
-        log.error("projection_stopped", view=view.name, position=position, exc_info=error)
+        if message != self._stopped_by.get(view.name):  # it is tried again with each poll, and said once
+            log.error("projection_stopped", view=view.name, position=position, exc_info=error)
+        self._stopped_by[view.name] = message
         with self._database.cursor() as cursor:
             cursor.execute(self.STOP, {"view": view.name, "error": message})
         return False

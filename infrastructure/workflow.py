@@ -10,6 +10,9 @@ log = structlog.get_logger()
 class LoggedBoundary:
     """The port `Boundary`: says what failed, is stuck, or stands still; what goes well is silent."""
 
+    def __init__(self) -> None:
+        self._stopped_by: dict[str, tuple[int, str]] = {}
+
     def before_commit(self, process: Process) -> None:
         """Nothing to say yet."""
 
@@ -23,5 +26,9 @@ class LoggedBoundary:
         log.warning("workflow_step_failed", process_id=process_id, exc_info=error)
 
     def stopped(self, workflow: str, position: int, error: Exception) -> None:
-        """Says where, and why."""
+        """Says where, and why; what is tried again and stops again is said once."""
+        what = (position, f"{type(error).__name__}: {error}")
+        if what == self._stopped_by.get(workflow):
+            return
+        self._stopped_by[workflow] = what
         log.error("workflow_stopped", workflow=workflow, position=position, exc_info=error)
