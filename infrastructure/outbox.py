@@ -60,7 +60,8 @@ class Source(Protocol):
 class Channel:
     """One way to the outside, by its name in the outbox, and how much it may do at once.
 
-    ``lease`` is longer than any attempt of the carrier takes.
+    An account has at most ``at_once_per_account`` of the ``at_once`` places, and no more than are free beside them, so
+    the last free place is for an account that has none. ``lease`` is longer than any attempt of the carrier takes.
     """
 
     name: str
@@ -140,7 +141,8 @@ class OutboxFollower:
 class OutboxDelivery:
     """Brings one channel's due messages to their receivers, some at once, and puts every attempt on record.
 
-    No receiver and no account has more than its share of the attempts under way, so a slow one holds up nobody else.
+    No receiver and no account has more than its share of the attempts under way, and the last free place is for an
+    account that has none: as long as slow accounts are fewer than the places, they hold up nobody else.
     """
 
     def __init__(
@@ -195,7 +197,10 @@ class OutboxDelivery:
     def _take(self) -> Message | None:
         with self._changed:
             busy_targets = [each for each, n in self._targets.items() if n >= self._channel.at_once_per_target]
-            busy_accounts = [each for each, n in self._accounts.items() if n >= self._channel.at_once_per_account]
+            # The share shrinks as places run out: three slow accounts fill three quarters of them, not all.
+            free = self._channel.at_once - self._accounts.total()
+            share = min(self._channel.at_once_per_account, free)
+            busy_accounts = [each for each, n in self._accounts.items() if n >= share]
         message = self._outbox.take(
             self._channel.name,
             now=self._clock.now(),

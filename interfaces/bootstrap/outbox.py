@@ -24,6 +24,8 @@ MAIL_LEASE = timedelta(minutes=4)
 """Longer than a mail takes: its own minute, ten seconds for each address of the server, and the resolver's time."""
 
 WEBHOOKS_AT_ONCE = 32
+WEBHOOKS_AT_ONCE_PER_ACCOUNT = 8
+WEBHOOKS_AT_ONCE_PER_ENDPOINT = 2
 WEBHOOK_LEASE_BEYOND = timedelta(seconds=30)  # for the name and the record
 
 
@@ -67,7 +69,8 @@ def _webhooks(core: Core) -> Channel:
         WebhookSource(),
         carrier,
         at_once=WEBHOOKS_AT_ONCE,
-        at_once_per_account=WEBHOOKS_AT_ONCE // 2,
+        at_once_per_account=WEBHOOKS_AT_ONCE_PER_ACCOUNT,
+        at_once_per_target=WEBHOOKS_AT_ONCE_PER_ENDPOINT,
         lease=lease,
     )
 

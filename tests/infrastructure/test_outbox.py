@@ -1,5 +1,6 @@
 """The outbox on PostgreSQL: each event told once, each message delivered at least once under one id, nobody starved."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -247,7 +248,7 @@ def test_a_slow_receiver_starves_nobody(
 ) -> None:
     """While its attempts stand still, no more than its share of them, those to others are made."""
     clock = SettableClock(SystemClock().now())
-    outbox = Outbox(database, recorder, clock, "whe_slow", "whe_quick", at_once=4, at_once_per_target=2)
+    outbox = Outbox(database, recorder, clock, "whe_slow", "whe_quick", at_once=8, at_once_per_target=2)
     released = Flag()
 
     def slow_for_one(message: Message) -> Outcome:
@@ -269,6 +270,38 @@ def test_a_slow_receiver_starves_nobody(
         assert sum(each.target == "whe_slow" for each in outbox.carrier.attempts) == 2
         released.set()
         eventually(lambda: set(states(conninfo).values()) == {"delivered"}, "the slow one has them all")
+
+
+def test_slow_accounts_leave_places_to_the_others(
+    database: Database, recorder: PostgresRecorder, ledger: Ledger, conninfo: str
+) -> None:
+    """Three accounts whose many receivers all stand still hold some of the places; a fourth is served meanwhile."""
+    clock = SettableClock(SystemClock().now())
+    targets = [f"whe_{number}" for number in range(10)]
+    outbox = Outbox(database, recorder, clock, *targets, at_once=8, at_once_per_account=4, at_once_per_target=8)
+    released, quick = Flag(), account_id(4)
+
+    def slow_but_for_one(message: Message) -> Outcome:
+        if message.account_id != quick:
+            assert released.wait(30)
+        return Delivered(200)
+
+    outbox.carrier.answer = slow_but_for_one
+    slow = [account_id(number) for number in (1, 2, 3)]
+    ledger.append(*(a_key(owner=each) for each in slow))
+    follow(outbox)
+    with outbox.delivering():
+        eventually(
+            lambda: {each.account_id for each in outbox.carrier.attempts} >= set(slow), "the slow ones are at it"
+        )
+        ledger.append(*(a_key(owner=quick) for _ in range(3)))
+        follow(outbox)
+        eventually(lambda: list(states(conninfo).values()).count("delivered") == 30, "the quick one has them all")
+        held = Counter(each.account_id for each in outbox.carrier.attempts if each.account_id != quick)
+        assert max(held.values()) <= 4
+        assert held.total() < 8
+        released.set()
+        eventually(lambda: set(states(conninfo).values()) == {"delivered"}, "the slow ones have them all")
 
 
 def test_a_stop_breaks_off_what_is_under_way(
