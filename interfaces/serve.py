@@ -35,37 +35,66 @@ STOP_SECONDS = 20
 START_CHECK_SECONDS = 0.1
 QUICK_END_SECONDS = 5
 QUICK_ENDS_MAX = 3
+PAUSE_SECONDS_MAX = 30
 UNAVAILABLE = 5
 
 log = structlog.get_logger()
 
 
-class Child:
-    """One of our processes: started again when it ends, given up when it ends at once several times."""
+class QuickEnds:
+    """How often in a row a process has ended within seconds of its start, and how long to wait before the next one."""
 
-    def __init__(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, lived_seconds: float) -> None:
+        """One more end, after so long a life; a longer one forgets those before it."""
+        self.count = self.count + 1 if lived_seconds < QUICK_END_SECONDS else 0
+
+    @property
+    def pause_seconds(self) -> int:
+        """None after a life of its length, then 1, 2, 4 and so on, half a minute at most."""
+        return min(2**self.count // 2, PAUSE_SECONDS_MAX)
+
+
+class Child:
+    """One of our processes, started again when it ends.
+
+    One that serves is given up when it ends at once several times: the service cannot be had. Another (``serves`` is
+    False) is started again for ever, after pauses that grow, and serving goes on without it.
+    """
+
+    def __init__(self, name: str, command: list[str], environment: Mapping[str, str], *, serves: bool) -> None:
         self.name = name
         self._command = command
         self._environment = dict(environment)
+        self._serves = serves
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
-        self._quick_ends = 0
+        self._quick_ends = QuickEnds()
+        self._start_at: float | None = None
 
     def start(self) -> None:
         """Starts it in a session of its own: Ctrl-C reaches this process alone, which ends its children in order."""
-        self._started = monotonic()
+        self._started, self._start_at = monotonic(), None
         self._process = subprocess.Popen(self._command, env=self._environment, start_new_session=True)  # noqa: S603 - our own
 
     def keep(self) -> bool:
-        """Starts it again if it has ended; False when it cannot be kept."""
+        """Starts it again if it has ended and its pause is over; False when it cannot be kept."""
         if self._process is None or self._process.poll() is None:
             return True
-        log.error("process_ended", process=self.name, code=self._process.returncode)
-        self._quick_ends = self._quick_ends + 1 if monotonic() - self._started < QUICK_END_SECONDS else 0
-        if self._quick_ends >= QUICK_ENDS_MAX:
+        if self._start_at is None and not self._has_ended(self._process.returncode):
             return False
-        self.start()
+        if self._start_at is None or monotonic() >= self._start_at:
+            self.start()
         return True
+
+    def _has_ended(self, code: int) -> bool:
+        self._quick_ends.add(monotonic() - self._started)
+        pause = 0 if self._serves else self._quick_ends.pause_seconds
+        log.error("process_ended", process=self.name, code=code, starts_again_in_seconds=pause)
+        self._start_at = monotonic() + pause
+        return not self._serves or self._quick_ends.count < QUICK_ENDS_MAX
 
     def stop(self) -> None:
         """Asks it to end."""
@@ -97,7 +126,7 @@ def serve(settings: Settings) -> int:
         with ExitStack() as opened:
             open_core(settings, conninfo, opened)  # makes the root secrets that the children read
         children = [
-            Child(name, [sys.executable, "-m", *module], _environment(settings, conninfo))
+            Child(name, [sys.executable, "-m", *module], _environment(settings, conninfo), serves=name == "http")
             for name, module in (("http", ["interfaces.http.server"]), ("work", ["interfaces.cli.main", "work"]))
         ]
         for child in children:

@@ -1,8 +1,10 @@
-"""Can a key be verified, and do the views, the outbox and the workflows follow."""
+"""Can a key be verified, do the views, the outbox and the workflows follow, and does a background process lead."""
 
 from application.verified_keys import VerifiedKeys
 from domain.errors import UnavailableError
 from infrastructure.postgres.pool import Database
+
+NO_LEADER = "no background process leads"
 
 
 class PostgresHealth:
@@ -15,12 +17,21 @@ class PostgresHealth:
         UNION ALL SELECT workflow || '_workflow', error FROM workflow.progress ORDER BY 1
     """
 
+    # By the advisory lock of infrastructure/scheduler.py.
+    LEADS = """
+        SELECT EXISTS (
+            SELECT FROM pg_locks
+            WHERE locktype = 'advisory' AND classid = 0 AND objid = 7310308 AND granted
+              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        )
+    """
+
     def __init__(self, database: Database, verified: VerifiedKeys) -> None:
         self._database = database
         self._verified = verified
 
     def check(self) -> dict[str, str]:
-        """Each following view, channel of the outbox and workflow with ``ok`` or why it stopped.
+        """Each following view, channel of the outbox and workflow with ``ok`` or why it stopped; ``leader``, too.
 
         UnavailableError when no key can be verified.
         """
@@ -29,4 +40,5 @@ class PostgresHealth:
         with self._database.cursor() as cursor:
             cursor.execute(self.VERIFIABLE).fetchone()
             rows = cursor.execute(self.VIEWS).fetchall()
-        return {view: error or "ok" for view, error in rows}
+            leads = cursor.execute(self.LEADS).fetchone() == (True,)
+        return {view: error or "ok" for view, error in rows} | {"leader": "ok" if leads else NO_LEADER}

@@ -16,7 +16,11 @@ class Alive(msgspec.Struct):
 
 
 class Ready(msgspec.Struct):
-    """A key can be verified. ``views`` names each view that follows the ledger and its state."""
+    """A key can be verified.
+
+    ``views`` names each view that follows the ledger and its state; ``leader`` is the background process that makes
+    them follow, without which keys are verified all the same.
+    """
 
     status: str
     views: dict[str, str]

@@ -1,5 +1,6 @@
 """Starting, stopping and surviving: what a person at a terminal sees, and what stays behind."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -131,6 +132,34 @@ def test_a_killed_background_process_is_replaced(mortal: Service) -> None:
             return [event["type"] for event in client.pages(f"/api/keys/{key['id']}/events")]
 
         eventually(lambda: "key.used" in types(), "the use is settled")
+
+
+def test_serving_goes_on_while_the_background_process_dies_again_and_again(mortal: Service) -> None:
+    """SIGKILL as soon as it is there, three times and more: serving stays, health says it, pauses grow, one leads."""
+    serving = {process.pid for process in mortal.workers()}
+    while max(pauses(mortal), default=0) < 4:
+        eventually(mortal.background, "there is a background process")
+        before = len(pauses(mortal))
+        mortal.background()[0].kill()
+        eventually(lambda before=before: len(pauses(mortal)) > before, "its end is said")
+        assert works(mortal)
+    assert pauses(mortal)[-3:] == [1, 2, 4]
+    eventually(lambda: leader(mortal) == "no background process leads", "health says that nobody leads")
+    eventually(lambda: leader(mortal) == "ok", "another one leads")
+    assert {process.pid for process in mortal.workers()} == serving
+
+
+def pauses(service: Service) -> list[int]:
+    """The seconds before each new start of the background process."""
+    lines = service.errors.read_text(encoding="utf-8").splitlines(keepends=True)
+    ends = [json.loads(line) for line in lines if '"process_ended"' in line and line.endswith("\n")]
+    return [end["starts_again_in_seconds"] for end in ends if end["process"] == "work"]
+
+
+def leader(service: Service) -> str:
+    """What the health page says of the leader."""
+    with service.client() as client:
+        return client.get("/health/ready").json()["views"]["leader"]
 
 
 def test_a_killed_postgres_is_started_again(mortal: Service) -> None:
