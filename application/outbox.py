@@ -93,7 +93,14 @@ class Cancelled:
     reason: str
 
 
-Outcome = Delivered | Failed | Cancelled
+@dataclass(frozen=True, slots=True)
+class Held:
+    """It cannot be sent now, for a reason of ours: no attempt was made, and none counts; it is due again after that."""
+
+    again_after: timedelta
+
+
+Outcome = Delivered | Failed | Cancelled | Held
 
 
 class Carrier(Protocol):

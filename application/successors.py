@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from application.keys import GRACE_DEFAULT, IssuedKey, KeyManagement
 from application.ledger import Ledger
-from application.outbox import Cancelled, Delivered, Failed, Message, MessageId, Outcome
+from application.outbox import Cancelled, Delivered, Failed, Held, Message, MessageId, Outcome
 from application.ports import Clock, Entropy
 from application.webhook_events import rfc3339
 from application.webhooks import Webhooks
@@ -108,6 +108,8 @@ class Successors:
                 self._end(rotation, attempt, error=error, final=permanent)
             case Cancelled(reason=reason):
                 self._end(rotation, attempt, error=reason, final=True)
+            case Held():
+                self._end(rotation, attempt, error="a delivery to the webhook was given up", final=False)
 
     def _refusal(self, rotation: Rotation) -> str | None:
         """Why nothing is handed over any more; None: it may be."""

@@ -11,21 +11,23 @@ from typing import Final, Protocol
 
 import msgspec
 
-from application.ledger import Ledger, UnknownAggregateError
-from application.outbox import Cancelled, Delivered, Failed, Message, Outcome
+from application.ledger import Ledger
+from application.outbox import Cancelled, Delivered, Failed, Held, Message, Outcome
 from application.ports import Clock, Entropy
 from application.webhooks import EndpointView, Seals, Webhooks, sealing_context
 from domain.credential import Secret
 from domain.destination import WebhookUrl
 from domain.events import Origin
 from domain.ids import RequestId, WebhookEndpointId
-from domain.webhook_endpoint import DisabledReason, WebhookEndpoint
+from domain.webhook_endpoint import DisabledReason, GivenUpDelivery, WebhookEndpoint
 from domain.webhook_signature import signed_headers, webhook_secret
 
 RETRIES: Final = tuple(
     timedelta(seconds=seconds) for seconds in (5, 300, 1800, *(hours * 3600 for hours in (2, 5, 10, 14, 20, 24)))
 )
 RETRY_AFTER_MAX: Final = timedelta(hours=24)
+HOLD: Final = timedelta(seconds=30)
+ERROR_CHARACTERS_MAX: Final = 300
 ACTOR: Final = "system:webhooks"
 _GONE: Final = 410
 _PATIENT: Final = frozenset({429, 503})
@@ -87,6 +89,8 @@ class WebhookCarrier:
             return Cancelled("the webhook was deleted")
         if endpoint.disabled_at is not None:
             return Cancelled("the webhook is disabled")
+        if endpoint.is_held:
+            return Held(HOLD)
         now = self._clock.now()
         secrets = self._secrets(endpoint, now)
         if not secrets:
@@ -99,14 +103,23 @@ class WebhookCarrier:
         return judge(answer, now)
 
     def give_up(self, message: Message, failure: Failed) -> None:
-        """Disables the endpoint: it is gone, or the last retry has failed."""
-        by = Origin(ACTOR, RequestId.from_entropy(self._entropy.bytes(16)), self._clock.now())
-        reason = DisabledReason.GONE if failure.status == _GONE else DisabledReason.FAILING
-        disable: Callable[[WebhookEndpoint], None] = lambda endpoint: endpoint.disable(reason=reason, by=by)  # noqa: E731 - typed
-        try:
-            self._ledger.change(WebhookEndpoint, message.target, disable)
-        except UnknownAggregateError:
+        """Puts on record that the endpoint is gone, or that the last retry has failed; its process disables it.
+
+        A failure that is being dealt with already is not said again.
+        """
+        found = self._webhooks.find(WebhookEndpointId(message.target))
+        if found is None or found.is_held:
             return
+        by = Origin(ACTOR, RequestId.from_entropy(self._entropy.bytes(16)), self._clock.now())
+        given_up = GivenUpDelivery(
+            reason=DisabledReason.GONE if failure.status == _GONE else DisabledReason.FAILING,
+            delivery_id=message.id,
+            attempts=message.attempt,
+            status=failure.status,
+            error=failure.error[:ERROR_CHARACTERS_MAX],
+        )
+        give_up: Callable[[WebhookEndpoint], None] = lambda each: each.give_up(given_up, after=found.failures, by=by)  # noqa: E731 - typed
+        self._ledger.change(WebhookEndpoint, message.target, give_up)
 
     def interrupt(self) -> None:
         """Breaks off what is under way."""

@@ -28,7 +28,11 @@ GRACE_MAX: Final = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class EndpointView:
-    """One endpoint, without its secrets. ``previous_until``: until when the secret before the present one signs."""
+    """One endpoint, without its secrets. ``previous_until``: until when the secret before the present one signs.
+
+    ``failures``: how many deliveries to it were given up. ``is_held``: the last of these is not dealt with yet, and the
+    endpoint is sent nothing meanwhile.
+    """
 
     endpoint_id: WebhookEndpointId
     account_id: AccountId
@@ -41,6 +45,8 @@ class EndpointView:
     secret_version: int
     previous_until: datetime | None
     created_position: int
+    failures: int
+    is_held: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 They are strings, so the event library, JSON and SQL take them as they are.
 """
 
+import hashlib
 import string
 from typing import ClassVar, Self
 
@@ -119,6 +120,18 @@ class WebhookEndpointId(Id):
 
     __slots__ = ()
     PREFIX = "whe_"
+
+
+class WebhookFailureId(Id):
+    """`whf_…`: one failure of one destination of webhooks."""
+
+    __slots__ = ()
+    PREFIX = "whf_"
+
+    @classmethod
+    def of(cls, endpoint_id: WebhookEndpointId, number: int) -> Self:
+        """The id of an endpoint's failure of that number: whoever asks again finds the same."""
+        return cls.from_entropy(hashlib.sha256(f"{endpoint_id}\n{number}".encode()).digest())
 
 
 class RunId(Id):

@@ -1,8 +1,8 @@
 """A destination of webhooks.
 
-``enabled ⇄ disabled → deleted``. It is disabled by its owner, when it says that it is gone (410), or after the last
-retry of a message. Its secret is made with it and rotated with an overlap, in which both secrets sign; no event holds
-one.
+``enabled ⇄ disabled → deleted``. It is disabled by its owner, or once a delivery to it was given up (it says that it is
+gone, 410, or the last retry of a message failed), by the process that follows from that (`domain/webhook_failure.py`).
+Its secret is made with it and rotated with an overlap, in which both secrets sign; no event holds one.
 """
 
 from collections.abc import Collection
@@ -64,6 +64,17 @@ class DisabledReason(StrEnum):
     FAILING = "failing"
 
 
+@dataclass(frozen=True, slots=True)
+class GivenUpDelivery:
+    """The delivery that was given up, and how its last attempt ended; the fields are those of `DeliveryGivenUp`."""
+
+    reason: DisabledReason
+    delivery_id: str
+    attempts: int
+    status: int | None
+    error: str
+
+
 @dataclass(frozen=True)
 class Created(FirstEvent):
     """An endpoint came to be, with the first version of its secret."""
@@ -107,6 +118,28 @@ class SecretRotated(Event):
 
 
 @dataclass(frozen=True)
+class DeliveryGivenUp(Event):
+    """A message was given up, the ``number``-th failure of this endpoint. Its process disables the endpoint.
+
+    ``reason``: gone (it answered 410), failing (the last retry failed). ``attempts``: of the delivery, with this one.
+    ``status`` None: there was no answer; ``error``: in words for the owner.
+    """
+
+    TOPIC: ClassVar[str] = "webhook.delivery_given_up"
+
+    number: int
+    reason: str
+    delivery_id: str
+    attempts: int
+    status: int | None
+    error: str
+
+    def apply(self, aggregate: "WebhookEndpoint") -> None:
+        """Counts it."""
+        aggregate.failures = aggregate.failing = self.number
+
+
+@dataclass(frozen=True)
 class Disabled(Event):
     """Nothing is sent any more. ``reason``: owner, gone (it answered 410), failing (its last retry failed)."""
 
@@ -129,6 +162,7 @@ class Enabled(Event):
     def apply(self, aggregate: "WebhookEndpoint") -> None:
         """Lets it run."""
         aggregate.is_enabled = True
+        aggregate.failing = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +198,8 @@ class WebhookEndpoint(Aggregate, topic="webhook_endpoint"):
         self.secret_version = 1
         self.is_enabled = True
         self.is_deleted = False
+        self.failures = 0
+        self.failing: int | None = None
 
     @classmethod
     def create(  # noqa: PLR0913 - an endpoint is created whole
@@ -195,6 +231,24 @@ class WebhookEndpoint(Aggregate, topic="webhook_endpoint"):
     def rotate_secret(self, *, grace: timedelta, by: Origin) -> None:
         """Makes room for the next secret; the one before it signs, too, for ``grace``, and any older one no more."""
         self.record(SecretRotated, by=by, secret_version=self.secret_version + 1, previous_until=by.at + grace)
+
+    def give_up(self, delivery: GivenUpDelivery, *, after: int, by: Origin) -> None:
+        """Puts on record that a delivery was given up; nothing when the endpoint is not enabled any more.
+
+        ``after``: how many failures there were when that was found out. Of several that are found out at once, the
+        first counts.
+        """
+        if self.is_enabled and self.failures == after:
+            self.record(
+                DeliveryGivenUp,
+                by=by,
+                number=after + 1,
+                reason=delivery.reason.value,
+                delivery_id=delivery.delivery_id,
+                attempts=delivery.attempts,
+                status=delivery.status,
+                error=delivery.error,
+            )
 
     def disable(self, *, reason: DisabledReason, by: Origin) -> None:
         """Stops sending; again records nothing."""

@@ -21,7 +21,17 @@ from psycopg import Cursor
 from psycopg.rows import TupleRow
 
 from application.event_json import EventJson
-from application.outbox import Cancelled, Carrier, Delivered, Failed, Message, MessageState, NewMessage, Outcome
+from application.outbox import (
+    Cancelled,
+    Carrier,
+    Delivered,
+    Failed,
+    Held,
+    Message,
+    MessageState,
+    NewMessage,
+    Outcome,
+)
 from application.ports import Clock, Entropy
 from domain.errors import UnavailableError
 from domain.events import Event
@@ -265,6 +275,9 @@ class OutboxDelivery:
             case None:
                 result = "postponed"
                 self._outbox.give_back(message)
+            case Held(again_after):
+                result = "postponed"
+                self._outbox.give_back(message, self._clock.now() + again_after)
             case Delivered(status):
                 self._outbox.end(message, _attempt_of(at, seconds, status), MessageState.DELIVERED, self._clock.now())
             case Cancelled(reason):

@@ -66,7 +66,8 @@ class PostgresOutbox:
     """
     # The attempt did not take place: its number is free again.
     GIVE_BACK = """
-        UPDATE outbox.messages SET attempts = attempts - 1, taken_until = NULL
+        UPDATE outbox.messages
+        SET attempts = attempts - 1, taken_until = NULL, next_at = coalesce(%(next_at)s::timestamptz, next_at)
         WHERE id = %(id)s AND attempts = %(number)s AND state = 'pending'
     """
     PRUNE = """
@@ -135,10 +136,10 @@ class PostgresOutbox:
                 self._add(cursor, message, attempt)
             cursor.execute(self.END, {"id": message.id, "number": message.attempt, "state": state.value, "at": at})
 
-    def give_back(self, message: Message) -> None:
-        """As if it had not been taken."""
+    def give_back(self, message: Message, next_at: datetime | None = None) -> None:
+        """As if it had not been taken; ``next_at`` None: it stays due."""
         with self._database.cursor() as cursor:
-            cursor.execute(self.GIVE_BACK, {"id": message.id, "number": message.attempt})
+            cursor.execute(self.GIVE_BACK, {"id": message.id, "number": message.attempt, "next_at": next_at})
 
     def prune(self, before: datetime) -> int:
         """Deletes the messages that ended before that, and their attempts; answers how many."""

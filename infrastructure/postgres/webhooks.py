@@ -14,7 +14,7 @@ from domain import webhook_endpoint as endpoints
 from domain.access import Feature, Plan
 from domain.destination import WebhookUrl
 from domain.events import Event
-from domain.ids import AccountId, WebhookEndpointId
+from domain.ids import AccountId, WebhookEndpointId, WebhookFailureId
 from infrastructure.postgres.pool import Database
 
 
@@ -44,6 +44,15 @@ class WebhooksView:
         UPDATE views.webhooks SET disabled_at = %(at)s, disabled_reason = %(reason)s, position = %(position)s
         WHERE endpoint_id = %(id)s
     """
+    ENABLE = """
+        UPDATE views.webhooks
+        SET disabled_at = NULL, disabled_reason = NULL, failure_id = NULL, position = %(position)s
+        WHERE endpoint_id = %(id)s
+    """
+    GIVE_UP = """
+        UPDATE views.webhooks SET failures = %(number)s, failure_id = %(failure_id)s, position = %(position)s
+        WHERE endpoint_id = %(id)s
+    """
     DELETE = "DELETE FROM views.webhooks WHERE endpoint_id = %(id)s"
     # Versions only rise, so a replay deletes what its first time has deleted.
     FORGET_SECRETS = "DELETE FROM credentials.webhook_secrets WHERE endpoint_id = %(id)s AND version < %(before)s"
@@ -65,7 +74,10 @@ class WebhooksView:
             case endpoints.Disabled():
                 cursor.execute(self.DISABLE, row | {"reason": event.reason})
             case endpoints.Enabled():
-                cursor.execute(self.DISABLE, row | {"at": None, "reason": None})
+                cursor.execute(self.ENABLE, row)
+            case endpoints.DeliveryGivenUp():
+                failure_id = WebhookFailureId.of(WebhookEndpointId(event.originator_id), event.number)
+                cursor.execute(self.GIVE_UP, row | {"number": event.number, "failure_id": failure_id})
             case endpoints.Deleted():
                 cursor.execute(self.DELETE, row)
                 cursor.execute(self.FORGET_SECRETS, row | {"before": 2**31 - 1})
@@ -84,14 +96,21 @@ def _described(event: endpoints.Created | endpoints.Updated) -> dict[str, Any]:
 class PostgresWebhooks:
     """The port `Webhooks`."""
 
+    # A failure whose process does not run yet holds the endpoint, too; one that somebody cancelled does not.
     FIND = """
         SELECT endpoint_id, account_id, url, events, description, created_at, disabled_at, disabled_reason,
-               secret_version, previous_until, created_position
+               secret_version, previous_until, created_position, failures,
+               failure_id IS NOT NULL AND NOT EXISTS (
+                   SELECT FROM workflow.processes AS p WHERE p.process_id = failure_id AND p.state = 'cancelled'
+               )
         FROM views.webhooks WHERE endpoint_id = %(id)s
     """
     PAGE = """
         SELECT endpoint_id, account_id, url, events, description, created_at, disabled_at, disabled_reason,
-               secret_version, previous_until, created_position
+               secret_version, previous_until, created_position, failures,
+               failure_id IS NOT NULL AND NOT EXISTS (
+                   SELECT FROM workflow.processes AS p WHERE p.process_id = failure_id AND p.state = 'cancelled'
+               )
         FROM views.webhooks WHERE account_id = %(account_id)s AND created_position < %(before)s
         ORDER BY created_position DESC LIMIT %(limit)s
     """

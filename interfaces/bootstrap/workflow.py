@@ -5,6 +5,7 @@ from threading import Event as Flag
 
 from application.rotation import RotationWorkflow
 from application.successors import Successors
+from application.webhook_failure import WebhookFailureWorkflow
 from application.workflow import Boundary, WorkflowEngine
 from infrastructure.postgres.webhooks import PostgresWebhooks
 from infrastructure.postgres.workflow import PostgresProcesses, PostgresProgress, PostgresTimers
@@ -20,7 +21,7 @@ def workflow_engine(core: Core, boundary: Boundary | None = None) -> WorkflowEng
     rotation = RotationWorkflow(ledger=core.ledger, usage=core.usage, successors=PostgresProcesses(core.database))
     return WorkflowEngine(
         ledger=core.ledger,
-        workflows=(rotation,),
+        workflows=(rotation, WebhookFailureWorkflow(ledger=core.ledger)),
         progress=PostgresProgress(core.database),
         timers=PostgresTimers(core.database),
         clock=core.clock,

@@ -77,7 +77,7 @@ def grammar() -> Parser:
     _jobs(nouns.add_parser("jobs", help="what the background process does from time to time"))
     _usage(_verb(nouns, "usage", "interfaces.cli.usage:usage", "one key's requests over time"))
     _logs(_verb(nouns, "logs", "interfaces.cli.usage:logs", "the access log of an account or a key, newest first"))
-    _workflow(nouns.add_parser("workflow", help="processes that go on for days, such as rotations"))
+    _workflow(nouns.add_parser("workflow", help="processes that end what was begun: rotations, failures of webhooks"))
     _projections(nouns.add_parser("projections", help="the views made from the ledger"))
     migrate = _verb(nouns, "migrate", "interfaces.cli.service:migrate", "bring the database's schema to this release")
     _json(migrate)
@@ -182,6 +182,7 @@ def _workflow(noun: Parser) -> None:
     verbs = _verbs(noun)
     listing = _verb(verbs, "list", "interfaces.cli.workflow:list_all", "processes, the last begun first")
     listing.add_argument("--state", choices=[each.value for each in ProcessState])
+    listing.add_argument("--workflow", metavar="NAME", help="of one kind: rotation, webhook_failure")
     _paged(listing)
     for name, what in (
         ("show", "one process: where it stands, and when it is looked at"),
@@ -189,7 +190,7 @@ def _workflow(noun: Parser) -> None:
         ("cancel", "end a process before its time; what it has done stays done"),
     ):
         verb = _verb(verbs, name, f"interfaces.cli.workflow:{name}", what)
-        verb.add_argument("id", metavar="ID", help="rot_…")
+        verb.add_argument("id", metavar="ID", help="rot_… or whf_…")
         _json(verb)
 
 

@@ -69,10 +69,11 @@ def list_all(arguments: Namespace, settings: Settings) -> int:
     """Processes, the last begun first."""
     limit = limit_of(arguments)
     state = None if arguments.state is None else ProcessState(arguments.state)
+    workflow: str | None = arguments.workflow
     with operator(settings) as op:
-        pager = Pager(op.cursors, listing=f"processes {state}")
+        pager = Pager(op.cursors, listing=f"processes {state} {workflow}")
         views = op.manage.processes.page(
-            state=state, workflow=None, before=pager.position(arguments.cursor), limit=limit + 1
+            state=state, workflow=workflow, before=pager.position(arguments.cursor), limit=limit + 1
         )
         show_page(
             arguments,

@@ -23,6 +23,7 @@ from domain.naming import Name, Note
 from domain.notices import NoticeKind
 from domain.webhook_endpoint import DisabledReason, Subscriptions
 from tests.kit.builders import NOON, a_campaign, a_key, a_webhook, an_account, an_imported_key, key_id, origin
+from tests.kit.hooks import a_failed_webhook
 from tests.kit.rotations import rotations_of_every_kind
 from tests.kit.usage import a_purge, a_usage_run
 
@@ -61,7 +62,7 @@ def specimens() -> list[Aggregate]:
     webhook.disable(reason=DisabledReason.FAILING, by=origin(actor="system:webhooks"))
     webhook.enable(by=origin())
     webhook.delete(by=origin())
-    others = [a_usage_run(), a_purge(), *rotations_of_every_kind(), webhook]
+    others = [a_usage_run(), a_purge(), *rotations_of_every_kind(), webhook, *a_failed_webhook()]
     return [account, a_campaign(), key, expired, imported, *others]
 
 

@@ -3,116 +3,28 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
 
 import psycopg
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from application.ledger import Ledger
 from application.outbox import MessageId
-from application.webhook_delivery import RETRIES, Answered, Unanswered, WebhookCarrier, judge
-from application.webhooks import EndpointChange, IssuedEndpoint, WebhookManagement
+from application.webhook_delivery import HOLD, RETRIES, Answered, Unanswered, judge
+from application.webhooks import EndpointChange
 from domain.access import Plan
 from domain.api_key import ApiKey, RevocationReason
 from domain.credential import Secret
-from domain.destination import Destinations, WebhookUrl
+from domain.destination import WebhookUrl
 from domain.errors import NotFoundError
-from domain.ids import AccountId
-from domain.webhook_endpoint import Disabled, Subscriptions
-from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
+from domain.webhook_endpoint import Disabled
 from infrastructure.hashing import SecretRing
-from infrastructure.outbox import Channel, OutboxDelivery, OutboxFollower
-from infrastructure.postgres.accounts import AccountsView
-from infrastructure.postgres.keys import KeysView
-from infrastructure.postgres.outbox import PostgresOutbox
 from infrastructure.postgres.pool import Database
-from infrastructure.postgres.webhooks import PostgresDeliveries, PostgresWebhooks, WebhookSource, WebhooksView
 from infrastructure.projections import Rebuilder
-from infrastructure.system import SystemClock, SystemEntropy
-from tests.kit.builders import SettableClock, a_key, account_id, an_account, origin
+from tests.kit.builders import a_key, account_id, an_account, origin
+from tests.kit.hooks import RING, Hooks
 
-RING = SecretRing([bytes(range(32))])
-URL = WebhookUrl("https://hooks.acme.example/keyledger")
 DAY = timedelta(days=1)
-
-
-@dataclass
-class ScriptedSender:
-    """The port `WebhookSender`: answers as it is told, and keeps what it was given."""
-
-    answers: list[Answered | Unanswered] = field(default_factory=list[Answered | Unanswered])
-    sent: list[tuple[WebhookUrl, Mapping[str, str], bytes]] = field(
-        default_factory=list[tuple[WebhookUrl, Mapping[str, str], bytes]]
-    )
-
-    def post(self, url: WebhookUrl, headers: Mapping[str, str], body: bytes) -> Answered | Unanswered:
-        """The next answer, the last again and again; 204 without any."""
-        self.sent.append((url, headers, body))
-        if len(self.answers) > 1:
-            return self.answers.pop(0)
-        return self.answers[0] if self.answers else Answered(204, None)
-
-    def interrupt(self) -> None:
-        """Nothing is ever under way."""
-
-
-class Hooks:
-    """All of it on one database, with a clock of the test's own."""
-
-    def __init__(self, database: Database, conninfo: str) -> None:
-        self.conninfo = conninfo
-        self.clock = SettableClock(SystemClock().now().replace(microsecond=0))
-        self.views = [AccountsView(), KeysView(), WebhooksView()]
-        self.recorder = PostgresRecorder(database, self.views)
-        self.ledger = Ledger(PostgresLedgerFactory(self.recorder))
-        self.sender = ScriptedSender()
-        self.webhooks = PostgresWebhooks(database)
-        self.database = database
-        self.manage = WebhookManagement(
-            ledger=self.ledger,
-            webhooks=self.webhooks,
-            deliveries=PostgresDeliveries(database),
-            seals=RING.sealer,
-            destinations=Destinations(),
-            entropy=SystemEntropy(),
-            clock=self.clock,
-        )
-        carrier = WebhookCarrier(
-            ledger=self.ledger,
-            webhooks=self.webhooks,
-            seals=RING.sealer,
-            sender=self.sender,
-            clock=self.clock,
-            entropy=SystemEntropy(),
-        )
-        channel = Channel("webhook", WebhookSource(), carrier)
-        self.follower = OutboxFollower(database, self.recorder, channel, self.clock)
-        self.delivery = OutboxDelivery(
-            PostgresOutbox(database), channel, clock=self.clock, entropy=SystemEntropy(), count=lambda *_: None
-        )
-        self.ledger.append(an_account(plan=Plan.TEAM))
-
-    def endpoint(self, *events: str, owner: AccountId | None = None) -> IssuedEndpoint:
-        """A new endpoint that has subscribed to these."""
-        return self.manage.create(
-            account_id=owner or account_id(),
-            url=URL,
-            events=Subscriptions.parse(events or ("*",)),
-            description=None,
-            by=origin(self.clock.now()),
-        )
-
-    def bring(self) -> int:
-        """Makes and delivers what is due; how many attempts there were."""
-        while self.follower.catch_up():
-            pass
-        return self.delivery.deliver_due()
-
-    def told(self) -> list[str]:
-        """The types of all that was sent."""
-        return [json.loads(body)["type"] for _, _, body in self.sender.sent]
 
 
 @pytest.fixture
@@ -280,6 +192,7 @@ def test_retries_are_data_and_the_last_one_disables(hooks: Hooks) -> None:
     assert (len(delivery.attempts), delivery.state.value, delivery.next_at) == (10, "failed", None)
     assert len({headers["webhook-id"] for _, headers, _ in hooks.sender.sent}) == 1
     assert len({body for _, _, body in hooks.sender.sent}) == 1
+    hooks.look()
     endpoint = hooks.manage.get(account_id=account_id(), endpoint_id=endpoint_id)
     assert (endpoint.disabled_reason, endpoint.disabled_at) == ("failing", hooks.clock.now())
     hooks.ledger.append(a_key())
@@ -291,6 +204,9 @@ def test_gone_disables_at_once_and_drops_what_waits(hooks: Hooks) -> None:
     endpoint_id = hooks.endpoint().endpoint.endpoint_id
     hooks.ledger.append(a_key(), a_key())
     hooks.sender.answers = [Answered(410, None)]
+    hooks.bring()
+    hooks.look()
+    hooks.clock.advance(HOLD)
     hooks.bring()
     assert len(hooks.sender.sent) == 1
     deliveries = hooks.manage.deliveries(account_id=account_id(), endpoint_id=endpoint_id, limit=5)

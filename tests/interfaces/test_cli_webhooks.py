@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from domain.webhook_endpoint import DisabledReason, GivenUpDelivery, WebhookEndpoint
 from interfaces.cli.exits import Exit
 from tests.kit.http_server import ROOT_SECRET, HttpServer
 
@@ -27,8 +28,12 @@ class Operated:
 
     def run(self, *words: str, code: Exit = Exit.OK) -> subprocess.CompletedProcess[str]:
         """Runs `keyledger webhook` to its end, which must be that."""
+        return self.keyledger("webhook", *words, code=code)
+
+    def keyledger(self, *words: str, code: Exit = Exit.OK) -> subprocess.CompletedProcess[str]:
+        """Runs `keyledger` to its end, which must be that."""
         done = subprocess.run(
-            [COMMAND, "webhook", *words],
+            [COMMAND, *words],
             env=self._environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -83,3 +88,19 @@ def test_what_cannot_be_is_refused(server: HttpServer, operated: Operated) -> No
     webhook_id = operated.json("list", "--account", account)["data"][0]["id"]
     operated.run("retry", webhook_id, "msg_0000000000000000000000", code=Exit.NOT_FOUND)
     operated.run("rotate-secret", webhook_id, "--grace-seconds", "-1", code=Exit.REFUSED)
+
+
+def test_a_failing_webhook_is_a_process_that_can_be_seen(server: HttpServer, operated: Operated) -> None:
+    """`workflow list` and `show` tell how it ended; the webhook says why it is disabled."""
+    account = server.back.account()
+    operated.run("create", "--account", account, "--url", URL, "--event", "*")
+    webhook_id = operated.json("list", "--account", account)["data"][0]["id"]
+    lost = GivenUpDelivery(DisabledReason.GONE, "msg_0000000000000000000001", 1, 410, "it says that it is gone")
+    by = server.back.origin()
+    server.back.core.ledger.change(WebhookEndpoint, webhook_id, lambda each: each.give_up(lost, after=0, by=by))
+    operated.keyledger("jobs", "run", "workflow")
+    listing = operated.keyledger("workflow", "list", "--workflow", "webhook_failure", "--json")
+    (process,) = [each for each in json.loads(listing.stdout)["data"] if each["subject"] == webhook_id]
+    assert (process["workflow"], process["state"], process["step"]) == ("webhook_failure", "ended", "closed")
+    assert json.loads(operated.keyledger("workflow", "show", process["id"], "--json").stdout) == process
+    assert operated.json("show", webhook_id)["disabled_reason"] == "gone"

@@ -185,8 +185,12 @@ def test_bad_receivers_are_held_to_the_promises(story: Story) -> None:
             ended = instant(first[path]["at"]) + first[path]["latency_ms"] / 1000
             wait = instant(found[path]["next_attempt_at"]) - ended
             assert least - 0.1 <= wait <= most + 5, path
-    gone = story.owner.done("GET", f"/api/webhooks/{endpoints['/410']['id']}")
-    assert (gone["status"], gone["disabled_reason"]) == ("disabled", "gone")
+
+    def gone() -> bool:
+        found = story.owner.done("GET", f"/api/webhooks/{endpoints['/410']['id']}")
+        return (found["status"], found["disabled_reason"]) == ("disabled", "gone")
+
+    eventually(gone, "the endpoint that is gone is disabled")
 
 
 def instant(text: str) -> float:

@@ -7,6 +7,7 @@ from application.deadlines import Deadlines
 from application.ledger import Ledger
 from application.ports import Clock, UsageStats
 from application.rotation import RotationWorkflow
+from application.webhook_failure import WebhookFailureWorkflow
 from application.workflow import Workflow, WorkflowEngine
 from domain.workflow import Process
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder, View
@@ -14,10 +15,11 @@ from infrastructure.postgres.accounts import AccountsView
 from infrastructure.postgres.keys import KeysView, PostgresKeys
 from infrastructure.postgres.pool import Database
 from infrastructure.postgres.usage import PostgresUsage, UsageTotals
+from infrastructure.postgres.webhooks import WebhooksView
 from infrastructure.postgres.workflow import PostgresProcesses, PostgresProgress, PostgresTimers, WorkflowView
 from tests.kit.builders import CountingEntropy
 
-VIEWS: tuple[Callable[[], View], ...] = (AccountsView, KeysView, UsageTotals, WorkflowView)
+VIEWS: tuple[Callable[[], View], ...] = (AccountsView, KeysView, WebhooksView, UsageTotals, WorkflowView)
 
 
 class Crashed(BaseException):
@@ -79,10 +81,11 @@ class Scheduler:
         entropy = CountingEntropy()
         processes = PostgresProcesses(database)
         rotation = RotationWorkflow(ledger=self.ledger, usage=self.usage, successors=processes)
+        failures = WebhookFailureWorkflow(ledger=self.ledger)
         self.deadlines = Deadlines(ledger=self.ledger, due=PostgresKeys(database), clock=clock, entropy=entropy)
         self.engine = WorkflowEngine(
             ledger=self.ledger,
-            workflows=(rotation,) if workflows is None else workflows(self.ledger),
+            workflows=(rotation, failures) if workflows is None else workflows(self.ledger),
             progress=PostgresProgress(database),
             timers=PostgresTimers(database),
             clock=clock,
