@@ -7,6 +7,7 @@ from application.accounts import AccountManagement
 from application.campaigns import CampaignManagement
 from application.imports import KeyImport
 from application.keys import KeyManagement
+from application.mails import MailManagement
 from application.notice_links import NoticeLinks
 from application.usage_reports import UsageReports
 from application.webhooks import WebhookManagement, Webhooks
@@ -20,6 +21,7 @@ from infrastructure.postgres.campaigns import PostgresCampaigns
 from infrastructure.postgres.freshness import DatabaseClock, PostgresFreshness
 from infrastructure.postgres.history import PostgresHistory
 from infrastructure.postgres.imports import PostgresImports
+from infrastructure.postgres.mails import PostgresMails
 from infrastructure.postgres.usage_reports import PostgresUsageRows
 from infrastructure.postgres.webhooks import PostgresDeliveries, PostgresWebhooks
 from infrastructure.postgres.workflow import PostgresProcesses
@@ -42,6 +44,7 @@ class Management:
     usage_reports: UsageReports
     webhooks: WebhookManagement
     webhooks_view: Webhooks
+    mails: MailManagement
     rebuilder: Rebuilder
     new_request_id: Callable[[], RequestId]
     clock: DatabaseClock
@@ -86,6 +89,7 @@ def management(core: Core, metrics: Metrics | None = None) -> Management:
             clock=core.clock,
         ),
         webhooks_view=PostgresWebhooks(core.database),
+        mails=MailManagement(PostgresMails(core.database)),
         rebuilder=Rebuilder(core.database, core.recorder, immediate_views(), following_views()),
         new_request_id=RequestIds(core.entropy).new,
         clock=core.clock,

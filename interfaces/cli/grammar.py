@@ -74,6 +74,7 @@ def grammar() -> Parser:
     _account(nouns.add_parser("account", help="open, list, suspend and reinstate accounts, and their notices"))
     _key(nouns.add_parser("key", help="create, import, list, show, rotate and revoke API keys, and read their history"))
     _webhook(nouns.add_parser("webhook", help="create, list, change, test and delete webhooks, and their deliveries"))
+    _mail(nouns.add_parser("mail", help="mails that were and are to be handed over, and those that failed"))
     _jobs(nouns.add_parser("jobs", help="what the background process does from time to time"))
     _usage(_verb(nouns, "usage", "interfaces.cli.usage:usage", "one key's requests over time"))
     _logs(_verb(nouns, "logs", "interfaces.cli.usage:logs", "the access log of an account or a key, newest first"))
@@ -228,6 +229,17 @@ def _of_webhook(verbs: Verbs, name: str, what: str) -> Parser:
     verb = _verb(verbs, name, f"interfaces.cli.webhooks:{name.replace('-', '_')}", what)
     verb.add_argument("id", metavar="ID", help="whe_…")
     return verb
+
+
+def _mail(noun: Parser) -> None:
+    verbs = _verbs(noun)
+    listing = _verb(verbs, "list", "interfaces.cli.mail:list_all", "mails with their attempts, newest first")
+    listing.add_argument("--account", metavar="ID", help="acc_…; default: of all accounts")
+    listing.add_argument("--failed", action="store_true", help="those alone that failed for good")
+    _paged(listing)
+    retry = _verb(verbs, "retry", "interfaces.cli.mail:retry", "make one more attempt at a mail now")
+    retry.add_argument("id", metavar="ID", help="msg_…")
+    _json(retry)
 
 
 def _usage(verb: Parser) -> None:
