@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from application.ledger import Ledger
+from application.outbox import Failed, Message, MessageId
 from application.webhook_delivery import HOLD, Answered
 from application.webhook_failure import WebhookFailureWorkflow
 from application.webhooks import EndpointChange
@@ -185,6 +186,27 @@ def test_a_delivery_that_crashed_behind_giving_up_is_not_given_up_again(
     found = hooks.manage.deliveries(account_id=account_id(), endpoint_id=endpoint_id, limit=3)
     assert [each.state.value for each in found] == ["cancelled", "cancelled"]
     assert len(hooks.sender.sent) == 1
+
+
+def test_attempts_that_were_under_way_add_no_failure(hooks: Hooks, endpoint_id: WebhookEndpointId) -> None:
+    """Given up while the first failure is open, and after the endpoint was disabled by it: there is one process."""
+    with hooks.database.cursor() as cursor:
+        (row,) = cursor.execute("SELECT id, payload FROM outbox.messages WHERE state = 'pending'").fetchall()
+    other = Message(
+        id=MessageId(row[0]),
+        account_id=account_id(),
+        target=endpoint_id,
+        cause_position=4,
+        kind="key.created",
+        payload=row[1],
+        created_at=hooks.clock.now(),
+        attempt=1,
+    )
+    for _ in range(2):
+        hooks.carrier.give_up(other, Failed("it says that it is gone", status=410, permanent=True))
+        hooks.look()
+    topics = Counter(story(hooks, endpoint_id, failure(endpoint_id), failure(endpoint_id, 2)))
+    assert (topics["webhook.delivery_given_up"], topics["webhook_failure.began"]) == (1, 1)
 
 
 def test_a_failure_that_fails_is_stuck_and_can_be_resumed(hooks: Hooks, endpoint_id: WebhookEndpointId) -> None:

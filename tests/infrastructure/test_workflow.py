@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import psycopg
 import pytest
+import structlog
 
 from application.ledger import Ledger
 from application.rotation import RotationWorkflow
@@ -15,6 +16,7 @@ from domain.rotation import Rotation
 from domain.workflow import RETRIES, Process, ProcessState
 from infrastructure.postgres.pool import Database
 from infrastructure.postgres.workflow import PostgresProcesses
+from infrastructure.workflow import LoggedBoundary
 from tests.kit.books import rebuilt
 from tests.kit.builders import NOON, SettableClock, a_key, an_account, key_id, origin
 from tests.kit.workflow import Crashed, CrashingBoundary, Scheduler, open_ledger
@@ -194,3 +196,17 @@ def test_rebuilding_the_views_reacts_to_nothing_and_gives_the_same_rows(
     scheduler.sweep()
     assert story(conninfo) == told
     assert ledger.load(Rotation, ROTATION).step == "overlap"
+
+
+def test_a_workflow_that_stands_still_is_said_once() -> None:
+    """However often it is tried; another position, another reason and another workflow are said, too."""
+    boundary = LoggedBoundary()
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            boundary.stopped("rotation", 7, ValueError("unreadable"))
+        boundary.stopped("rotation", 7, ValueError("unreadable still"))
+        boundary.stopped("rotation", 9, ValueError("unreadable still"))
+        boundary.stopped("another", 9, ValueError("unreadable still"))
+    assert [(line["workflow"], line["position"]) for line in lines] == [
+        ("rotation", 7), ("rotation", 7), ("rotation", 9), ("another", 9),
+    ]  # fmt: skip

@@ -81,7 +81,7 @@ class Hooks:
             entropy=SystemEntropy(),
             clock=self.clock,
         )
-        carrier = WebhookCarrier(
+        self.carrier = WebhookCarrier(
             ledger=self.ledger,
             webhooks=self.webhooks,
             seals=RING.sealer,
@@ -89,7 +89,7 @@ class Hooks:
             clock=self.clock,
             entropy=SystemEntropy(),
         )
-        channel = Channel("webhook", WebhookSource(), carrier)
+        channel = Channel("webhook", WebhookSource(), self.carrier)
         self.follower = OutboxFollower(database, self.recorder, channel, self.clock)
         self.delivery = OutboxDelivery(
             PostgresOutbox(database), channel, clock=self.clock, entropy=SystemEntropy(), count=lambda *_: None
