@@ -146,7 +146,7 @@ class PostgresMetrics:
                (SELECT count(*) FROM pg_locks
                 WHERE locktype = 'advisory' AND classid = 0 AND objid = 7310308 AND granted
                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())),
-               (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(first_used_at)), 0) FROM usage.live),
+               (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(first_used_at)), 0) FROM usage.live_counts),
                count(*) FILTER (WHERE to_date(right(c.relname, 8), 'YYYYMMDD') > (now() AT TIME ZONE 'UTC')::date),
                count(*),
                (SELECT count(*) FROM workflow.processes WHERE state = 'stuck'),

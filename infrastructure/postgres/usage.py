@@ -125,7 +125,8 @@ class PostgresUsage:
     attempts are all other rows with its id (refused, a scope missing, a network not allowed).
     """
 
-    # One statement, so one snapshot: a row is in `totals` or in `live`, never in both. Both are found by primary key.
+    # One statement, so one snapshot: a row is in `totals` or in `live`, never in both. Both are found by primary key; a
+    # run's last rows, some hundreds, are not in `live` yet and are added up.
     OF_KEYS = """
         SELECT key_id, sum(requests)::bigint, sum(failed_attempts)::bigint, min(first_used_at), max(last_used_at)
         FROM (
@@ -133,7 +134,7 @@ class PostgresUsage:
             FROM usage.totals WHERE key_id = ANY(%(key_ids)s)
             UNION ALL
             SELECT key_id, requests, failed_attempts, first_used_at, last_used_at
-            FROM usage.live WHERE key_id = ANY(%(key_ids)s)
+            FROM usage.live_counts WHERE key_id = ANY(%(key_ids)s)
         ) AS counted
         GROUP BY key_id
     """
@@ -165,9 +166,15 @@ class PostgresSettlementRows:
     """The port `SettlementRows`."""
 
     # Waits for the writer's batch in flight, and that writer's next batch for this; the ledger's lock is not held.
+    # Whatever rows of a window are not counted yet are counted before it ends, by a trigger.
     END_WINDOWS = """
-        UPDATE usage.writers SET closed_through = written_through, window_ends_at = '-infinity'
-        WHERE window_ends_at > '-infinity' AND (window_ends_at <= %(now)s OR window_ends_at > %(latest)s)
+        WITH over AS (
+            SELECT run_id FROM usage.writers
+            WHERE window_ends_at > '-infinity' AND (window_ends_at <= %(now)s OR window_ends_at > %(latest)s)
+            ORDER BY run_id FOR UPDATE  -- in the same order as another settlement
+        )
+        UPDATE usage.writers AS w SET closed_through = w.written_through, window_ends_at = '-infinity'
+        FROM over WHERE w.run_id = over.run_id
     """
     OPEN_RUNS = """
         SELECT w.run_id, w.host, w.started_at, coalesce(r.version, 0), coalesce(r.settled_through, 0),

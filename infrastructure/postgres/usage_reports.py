@@ -18,7 +18,7 @@ class PostgresUsageRows:
     BUCKETS = """
         SELECT date_trunc(%(interval)s, start, 'UTC') AS bucket, sum(requests)::bigint, sum(failed_attempts)::bigint,
                sum(status_2xx)::bigint, sum(status_3xx)::bigint, sum(status_4xx)::bigint, sum(status_5xx)::bigint
-        FROM usage.buckets
+        FROM usage.bucket_counts
         WHERE key_id = %(key_id)s AND width = %(width)s AND start >= %(start)s AND start < %(end)s
         GROUP BY bucket ORDER BY bucket
     """

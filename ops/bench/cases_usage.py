@@ -30,7 +30,7 @@ WRITTEN = "SELECT run_id, written_through FROM usage.writers"
 # Older than any row may get, and younger.
 GONE, KEPT = 91, 89
 LIFETIME = """
-    SELECT sum(requests + failed_attempts) FROM usage.buckets
+    SELECT sum(requests + failed_attempts) FROM usage.bucket_counts
     WHERE width = 'hour' AND start < now() - interval '80 days'
 """
 PARTS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'usage.access_log'::regclass ORDER BY 1"

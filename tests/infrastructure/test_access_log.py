@@ -18,6 +18,7 @@ from domain.ids import RunId
 from infrastructure.postgres.access_log import BATCH_ROWS_MAX, Deliver, Durability, PostgresAccessLog
 from infrastructure.postgres.access_log_partitions import AccessLogPartitions, DroppedDay
 from infrastructure.postgres.pool import Database
+from infrastructure.postgres.usage import PostgresSettlementRows
 from infrastructure.system import SystemEntropy
 from tests.kit.builders import account_id, key_id
 
@@ -140,7 +141,9 @@ def request_ids(watcher: psycopg.Connection[Any]) -> list[str]:
 
 
 def live_requests(watcher: psycopg.Connection[Any]) -> int:
-    return int(watcher.execute("SELECT coalesce(sum(requests + failed_attempts), 0) FROM usage.live").fetchall()[0][0])
+    return int(
+        watcher.execute("SELECT coalesce(sum(requests + failed_attempts), 0) FROM usage.live_counts").fetchall()[0][0]
+    )
 
 
 def writer_pids(watcher: psycopg.Connection[Any]) -> list[int]:
@@ -488,26 +491,34 @@ def poll(condition: Callable[[], bool]) -> None:
     pytest.fail("it never came to hold")
 
 
-OF_THE_RELEASE_BEFORE = """
-    SELECT usage.write_rows(
-        %(run)s, 0, %(count)s, %(at)s, %(ends)s, %(salts)s::bytea[], %(instants)s::timestamptz[], %(methods)s::text[],
-        %(endpoints)s::text[], %(statuses)s::smallint[], %(outcomes)s::text[], %(accepts)s::boolean[],
-        %(keys)s::text[], %(accounts)s::text[], %(hashes)s::text[], %(clients)s::text[], %(requests)s::text[])
+TOLD = """
+    SELECT key_id, width, start, sum(requests), sum(failed_attempts), sum(status_2xx), sum(status_3xx), sum(status_4xx),
+           sum(status_5xx)
+    FROM usage.bucket_counts GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """
-COUNTED = """
-    SELECT key_id, width, start, requests, failed_attempts, status_2xx, status_3xx, status_4xx, status_5xx
-    FROM usage.buckets WHERE run_id = %(run)s ORDER BY key_id, width, start
+THERE = """
+    SELECT key_id, w.width, date_trunc(w.width, occurred_at), count(*) FILTER (WHERE accepted),
+           count(*) FILTER (WHERE NOT accepted), count(*) FILTER (WHERE status / 100 = 2),
+           count(*) FILTER (WHERE status / 100 = 3), count(*) FILTER (WHERE status / 100 = 4),
+           count(*) FILTER (WHERE status / 100 = 5)
+    FROM usage.access_log JOIN views.keys USING (key_id) CROSS JOIN (VALUES ('minute'), ('hour')) AS w (width)
+    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """
-LIVE = """
-    SELECT key_id, requests, failed_attempts, first_used_at, last_used_at FROM usage.live
-    WHERE run_id = %(run)s ORDER BY key_id
+LIVE_TOLD = """
+    SELECT key_id, sum(requests), sum(failed_attempts), min(first_used_at), max(last_used_at)
+    FROM usage.live_counts GROUP BY 1 ORDER BY 1
 """
-LOGGED = """
-    SELECT seq, occurred_at, method, endpoint, status, outcome, accepted, key_id, account_id, key_hash, client_ip,
-           request_id
-    FROM usage.access_log WHERE run_id = %(run)s ORDER BY seq
+LIVE_THERE = """
+    SELECT key_id, count(*) FILTER (WHERE accepted), count(*) FILTER (WHERE NOT accepted),
+           min(occurred_at) FILTER (WHERE accepted), max(occurred_at) FILTER (WHERE accepted)
+    FROM usage.access_log WHERE key_id IS NOT NULL GROUP BY 1 ORDER BY 1
 """
-UNPROVEN = "SELECT account_id, occurred_at, seq FROM usage.unproven WHERE run_id = %(run)s ORDER BY seq"
+UNPROVEN_TOLD = "SELECT account_id, occurred_at, seq FROM usage.unproven ORDER BY seq"
+UNPROVEN_THERE = """
+    SELECT k.account_id, l.occurred_at, l.seq FROM usage.access_log AS l JOIN views.keys AS k USING (key_id)
+    WHERE l.account_id IS NULL ORDER BY seq
+"""
+WAITING = "SELECT counted_through, written_through FROM usage.writers"
 A_KEY = """
     INSERT INTO views.keys (
         key_id, account_id, name, environment, prefix, created_at, rotation_due_at, rotation_flagged, disabled,
@@ -516,37 +527,59 @@ A_KEY = """
 """
 
 
-def test_rows_of_the_release_before_are_counted_alike(open_log: OpenLog, watcher: psycopg.Connection[Any]) -> None:
-    """A process of the previous release writes on beside this one: the same rows leave the same counts."""
+def test_counts_are_those_of_the_rows_counted_already_or_not(
+    open_log: OpenLog, watcher: psycopg.Connection[Any]
+) -> None:
+    """Rows are counted some at a time, and when their window is over; what is told is exact after each batch."""
     for number in (1, 2):
         watcher.execute(A_KEY, {"key": key_id(number), "account": account_id(number)})
+    watcher.execute("SET timezone = 'UTC'")
     noon = NOW.replace(hour=12, minute=0, second=0, microsecond=0)
-    rows = [
-        a_row(
-            number,
-            at=noon + timedelta(seconds=25 * number, minutes=number % 3 * 30),
-            key_id=None if number % 7 == 0 else key_id(number % 3 + 1),  # the third is nobody's
-            account_id=None if number % 5 == 0 or number % 7 == 0 else account_id(number % 3 + 1),
-            accepted=number % 4 != 0,
-            status=(200, 304, 404, 500)[number % 4],
-        )
-        for number in range(1, 120)
-    ]
     log = open_log()
-    for future in [log.write(row) for row in rows]:
-        future.result(5)
-    before = {"run": "run_00000000000of_before", "count": len(rows), "at": rows[-1].occurred_at, "ends": noon}
-    watcher.execute(PostgresAccessLog.BEGIN_RUN, {"run": before["run"], "host": "of the release before"})
-    columns = dict(zip(AccessRow._fields, map(list, zip(*rows, strict=True)), strict=True))
-    watcher.execute(
-        OF_THE_RELEASE_BEFORE,
-        before
-        | {"salts": [bytes(16)] * len(rows), "instants": columns["occurred_at"], "methods": columns["method"]}
-        | {"endpoints": columns["endpoint"], "statuses": columns["status"], "outcomes": columns["outcome"]}
-        | {"accepts": columns["accepted"], "keys": columns["key_id"], "accounts": columns["account_id"]}
-        | {"hashes": columns["key_hash"], "clients": columns["client_ip"], "requests": columns["request_id"]},
-    )
-    for query in (LOGGED, COUNTED, LIVE, UNPROVEN):
-        ours = watcher.execute(query, {"run": log.run_id}).fetchall()
-        assert ours
-        assert watcher.execute(query, before).fetchall() == ours
+    places: list[tuple[int, int]] = []
+    for batch in range(8):
+        rows = [
+            a_row(
+                number,
+                at=noon + timedelta(milliseconds=25 * (number % 7 - 3) + number, minutes=batch // 3 * 31),
+                key_id=None if number % 7 == 0 else key_id(number % 3 + 1),  # the third is nobody's
+                account_id=None if number % 5 == 0 or number % 7 == 0 else account_id(number % 3 + 1),
+                accepted=number % 4 != 0,
+                status=(200, 304, 404, 500)[number % 4],
+            )
+            for number in range(batch * 400, batch * 400 + 400)
+        ]
+        for future in [log.write(row) for row in rows]:
+            future.result(5)
+        for told, there in ((TOLD, THERE), (LIVE_TOLD, LIVE_THERE), (UNPROVEN_TOLD, UNPROVEN_THERE)):
+            assert watcher.execute(told).fetchall() == watcher.execute(there).fetchall()
+        places += watcher.execute(WAITING).fetchall()
+    assert places[0][0] == 0
+    assert 0 < places[-1][0] < places[-1][1]
+    assert all(written - counted <= 1000 for counted, written in places)
+    watcher.execute(PostgresSettlementRows.END_WINDOWS, {"now": "infinity", "latest": "infinity"})
+    ((counted, written),) = watcher.execute(WAITING).fetchall()
+    assert counted == written == 3200
+    assert watcher.execute(TOLD).fetchall() == watcher.execute(THERE).fetchall()
+    assert watcher.execute(LIVE_TOLD).fetchall() == watcher.execute(LIVE_THERE).fetchall()
+
+
+def test_a_batch_that_an_upgrade_overtook_is_counted_once(open_log: OpenLog, watcher: psycopg.Connection[Any]) -> None:
+    """A writer that waited for the migration goes on as the release before: it has counted its rows itself."""
+    watcher.execute(A_KEY, {"key": key_id(1), "account": account_id(1)})
+    log = open_log()
+    log.write(a_row(1, key_id=key_id(1), account_id=account_id(1))).result(5)
+    watcher.execute(PostgresSettlementRows.END_WINDOWS, {"now": "infinity", "latest": "infinity"})
+    with watcher.transaction():
+        watcher.execute("SET LOCAL usage.counted = 'yes'")
+        watcher.execute("UPDATE usage.writers SET written_through = written_through + 1")
+        watcher.execute(
+            "INSERT INTO usage.access_log SELECT run_id, seq + 1, salt, occurred_at, method, endpoint, status, outcome,"
+            " accepted, key_id, account_id, key_hash, client_ip, request_id FROM usage.access_log"
+        )
+        watcher.execute("UPDATE usage.live SET requests = requests + 1")
+        watcher.execute("UPDATE usage.buckets SET requests = requests + 1, status_2xx = status_2xx + 1")
+    assert watcher.execute(WAITING).fetchall() == [(2, 2)]
+    watcher.execute("SET timezone = 'UTC'")
+    assert watcher.execute(TOLD).fetchall() == watcher.execute(THERE).fetchall()
+    assert watcher.execute(LIVE_TOLD).fetchall() == watcher.execute(LIVE_THERE).fetchall()

@@ -209,6 +209,6 @@ def test_the_minutes_go_with_the_rows_and_the_hours_stay(service: Service) -> No
     service.retention().purge()
     ages = service.rows(
         "SELECT width, (now() AT TIME ZONE 'UTC')::date - (start AT TIME ZONE 'UTC')::date"
-        " FROM usage.buckets ORDER BY width, start DESC"
+        " FROM usage.bucket_counts ORDER BY width, start DESC"
     )
     assert ages == [("hour", 89), ("hour", 91), ("minute", 89)]

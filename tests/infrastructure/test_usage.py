@@ -128,7 +128,7 @@ def test_uses_count_from_their_commit_and_stay_counted_once_settled(service: Ser
     assert service.usage.of_keys([used, attacked, silent]) == expected
     assert service.settle() == 5
     assert service.usage.of_keys([used, attacked, silent]) == expected
-    assert service.rows("SELECT count(*) FROM usage.live") == [(0,)]
+    assert service.rows("SELECT count(*) FROM usage.live_counts") == [(0,)]
     assert service.usage.of_keys([]) == {}
 
 
@@ -158,7 +158,7 @@ def test_made_up_ids_leave_no_totals(service: Service) -> None:
     write(service.open_log(), [a_row(made_up, accepted=False)])
     assert service.settle() == 1
     assert service.rows("SELECT * FROM usage.totals") == []
-    assert service.rows("SELECT * FROM usage.live") == []
+    assert service.rows("SELECT * FROM usage.live_counts") == []
 
 
 def test_counts_are_exact_at_every_moment(service: Service) -> None:
@@ -203,7 +203,7 @@ def test_counts_are_exact_at_every_moment(service: Service) -> None:
     assert looks > 10
     service.settle(timedelta(hours=1))
     assert look() == WRITERS * ROUNDS
-    assert service.rows("SELECT count(*) FROM usage.live") == [(0,)]
+    assert service.rows("SELECT count(*) FROM usage.live_counts") == [(0,)]
     settled = [event.rows for event in service.events() if isinstance(event, KeysUsed)]
     assert sum(settled) == WRITERS * ROUNDS * len(keys)
     assert len(settled) > WRITERS
@@ -318,7 +318,7 @@ def test_a_rebuild_gives_the_same_rows(service: Service) -> None:
             service.rows("SELECT * FROM usage.totals ORDER BY key_id"),
             service.rows("SELECT * FROM usage.runs ORDER BY run_id"),
             service.rows("SELECT * FROM usage.windows ORDER BY key_id, position"),
-            service.rows("SELECT * FROM usage.live ORDER BY key_id"),
+            service.rows("SELECT * FROM usage.live_counts ORDER BY key_id"),
         ]
 
     before, counts = everything(), service.usage.of_keys(keys)
@@ -340,9 +340,9 @@ def test_counting_reads_a_few_blocks_however_many_rows_wait(service: Service) ->
         write(log, [a_row(key) for key in keys for _ in range(10)])
     with psycopg.connect(service.database.conninfo, autocommit=True) as connection:
         connection.execute("VACUUM ANALYZE usage.live")
-        ((plan,),) = connection.execute(
-            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {PostgresUsage.OF_KEYS}".encode(), {"key_ids": list(keys)}
-        ).fetchall()
+        explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {PostgresUsage.OF_KEYS}".encode()
+        connection.execute(explain, {"key_ids": list(keys)})  # a session's first reads the catalogue, too
+        ((plan,),) = connection.execute(explain, {"key_ids": list(keys)}).fetchall()
     root = plan[0]["Plan"]
     assert root["Actual Rows"] == 50
     assert root["Shared Hit Blocks"] + root["Shared Read Blocks"] < 50

@@ -100,7 +100,7 @@ def test_the_writers_of_several_processes_add_up(server: HttpServer, owner: Owne
 def test_an_invented_key_leaves_no_counts(server: HttpServer) -> None:
     """An id that no key has is counted nowhere: anybody can send as many as they like."""
     put_rows(server.conninfo, [PastRow(MIDNIGHT, "key_invented0", None, accepted=False, status=401)])
-    assert server.rows("SELECT count(*) FROM usage.buckets WHERE key_id = 'key_invented0'") == [(0,)]
+    assert server.rows("SELECT count(*) FROM usage.bucket_counts WHERE key_id = 'key_invented0'") == [(0,)]
 
 
 def test_another_accounts_key_is_unknown(owner: Owner, stranger: Owner) -> None:

@@ -28,7 +28,7 @@ BALANCE = """
            (SELECT count(*) FROM usage.access_log WHERE key_id = %(key)s AND accepted),
            (SELECT coalesce(sum(requests), 0) FROM (
                 SELECT requests FROM usage.totals WHERE key_id = %(key)s
-                UNION ALL SELECT requests FROM usage.live WHERE key_id = %(key)s) AS counted)
+                UNION ALL SELECT requests FROM usage.live_counts WHERE key_id = %(key)s) AS counted)
 """
 
 

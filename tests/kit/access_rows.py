@@ -22,10 +22,6 @@ class PastRow:
     accepted: bool = True
 
 
-WRITER = """
-    INSERT INTO usage.writers (run_id, host, started_at, last_seen_at, written_through)
-    VALUES (%(run)s, 'past', now(), now(), %(count)s)
-"""
 ROWS = """
     INSERT INTO usage.access_log (
         run_id, seq, salt, occurred_at, method, endpoint, status, outcome, accepted, key_id, account_id, key_hash,
@@ -37,8 +33,15 @@ ROWS = """
                 %(keys)s::text[], %(accounts)s::text[], %(ids)s::text[]) WITH ORDINALITY
         AS r (occurred_at, endpoint, status, accepted, key_id, account_id, request_id, seq)
 """
+COUNT = "SELECT usage.count_later(%(run)s, 0, %(count)s, 0, %(first)s, %(last)s)"
+UNPROVEN = """
+    INSERT INTO usage.unproven (account_id, occurred_at, run_id, seq)
+    SELECT k.account_id, l.occurred_at, l.run_id, l.seq
+    FROM usage.access_log AS l JOIN views.keys AS k ON k.key_id = l.key_id
+    WHERE l.run_id = %(run)s AND l.account_id IS NULL
+"""
 # Nothing of the past is left to settle.
-NO_WRITER = "DELETE FROM usage.writers WHERE run_id = %(run)s"
+SETTLED = "DELETE FROM usage.live WHERE run_id = %(run)s"
 
 
 def put_rows(conninfo: str, rows: Iterable[PastRow]) -> list[str]:
@@ -46,17 +49,18 @@ def put_rows(conninfo: str, rows: Iterable[PastRow]) -> list[str]:
     run_id = f"run_past{next(_runs)}"
     past = list(rows)
     ids = [f"req_{run_id}_{number}" for number in range(1, len(past) + 1)]
-    run = {"run": run_id, "count": len(past)}
+    instants = [row.at for row in past]
+    run = {"run": run_id, "count": len(past), "first": min(instants), "last": max(instants)}
     with psycopg.connect(conninfo) as connection:
         for day in {row.at.date() for row in past}:
             connection.execute("SELECT usage.ensure_partitions(%(day)s, %(day)s)", {"day": day})
-        connection.execute(WRITER, run)
         connection.execute(
             ROWS,
             run
-            | {"instants": [row.at for row in past], "endpoints": [row.endpoint for row in past]}
+            | {"instants": instants, "endpoints": [row.endpoint for row in past]}
             | {"statuses": [row.status for row in past], "accepts": [row.accepted for row in past]}
             | {"keys": [row.key_id for row in past], "accounts": [row.account_id for row in past], "ids": ids},
         )
-        connection.execute(NO_WRITER, run)
+        for statement in (COUNT, UNPROVEN, SETTLED):
+            connection.execute(statement, run)
     return ids

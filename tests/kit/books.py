@@ -24,7 +24,7 @@ VIEWS: dict[str, LiteralString] = {
     "views.progress": "SELECT * FROM views.progress ORDER BY view",
     "usage.totals": "SELECT * FROM usage.totals ORDER BY key_id",
     "usage.runs": "SELECT * FROM usage.runs ORDER BY run_id",
-    "usage.live": "SELECT * FROM usage.live ORDER BY key_id, run_id, after_row",
+    "usage.live_counts": "SELECT * FROM usage.live_counts ORDER BY key_id, run_id, after_row, requests",
     "usage.windows": "SELECT * FROM usage.windows ORDER BY key_id, position",
 }
 HALF_MADE: dict[str, LiteralString] = {
