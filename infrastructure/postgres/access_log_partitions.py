@@ -1,7 +1,14 @@
-"""The access log's days: made ahead, and dropped whole when they are too old."""
+"""The access log's days: made ahead, and dropped whole when they are too old.
 
-from collections.abc import Callable, Sequence
-from datetime import date, timedelta
+A purge works in pieces of about a millisecond and rests between them: who shares its core waits no longer than that.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta
+from threading import Event as Flag
+from time import perf_counter
+from typing import LiteralString
 
 import psycopg
 from psycopg import Connection, sql
@@ -9,6 +16,16 @@ from psycopg.rows import TupleRow
 
 from domain.retention import DroppedDay
 from infrastructure.postgres.pool import Database
+
+PIECE_BLOCKS = 128  # of the log, 1 MB: some 5,000 rows
+PIECE_ROWS = 500  # to delete
+PIECE_OWNERS = 32  # whose rows one piece looks for
+REST = 9  # times what the piece before took
+REST_SECONDS_MAX = 1.0
+
+
+class _CutShortError(Exception):
+    """The process is to stop; what is left is for the next purge."""
 
 
 class AccessLogPartitions:
@@ -21,7 +38,11 @@ class AccessLogPartitions:
     """
     CONFIGURE = (
         "SELECT set_config('lock_timeout', '10s', false), set_config('statement_timeout', '0', false),"
-        " set_config('timezone', 'UTC', false)"
+        " set_config('timezone', 'UTC', false), set_config('max_parallel_workers_per_gather', '0', false),"
+        # By the keys' own index entries, never through a whole table: the BRIN of the buckets widens with each reuse of
+        # a page, and a piece must not cost what the table has.
+        " set_config('enable_seqscan', 'off', false), set_config('enable_bitmapscan', 'off', false),"
+        " set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false)"
     )
     # A purge by hand and the leader's would detach and drop the same day.
     TRY_LOCK = "SELECT pg_try_advisory_lock(7310309)"
@@ -47,17 +68,37 @@ class AccessLogPartitions:
     # CONCURRENTLY: writers and readers of the other days go on; it cannot run inside a transaction.
     DETACH = sql.SQL("ALTER TABLE usage.access_log DETACH PARTITION {part} CONCURRENTLY")
     FINALIZE = sql.SQL("ALTER TABLE usage.access_log DETACH PARTITION {part} FINALIZE")
-    COUNT = sql.SQL("SELECT count(*), min(occurred_at), max(occurred_at) FROM {part}")
+    # Nobody writes into a day that has left the log, so the pieces add up.
+    COUNT = sql.SQL("""
+        SELECT count(*), min(occurred_at), max(occurred_at) FROM {part}
+        WHERE ctid >= %(first)s::tid AND ctid < %(end)s::tid
+    """)
+    BLOCKS = "SELECT pg_relation_size(%(part)s::regclass) / current_setting('block_size')::bigint"
     DROP = sql.SQL("DROP TABLE {part}")
+    # Each key's minutes by the primary key: (key_id, width, start, run_id).
+    KEYS = "SELECT key_id FROM views.keys WHERE key_id > %(after)s ORDER BY key_id LIMIT %(limit)s"
     FORGET_MINUTES = """
-        DELETE FROM usage.buckets WHERE width = 'minute' AND start < %(before)s::date::timestamp AT TIME ZONE 'UTC'
+        DELETE FROM usage.buckets WHERE ctid = ANY (ARRAY(
+            SELECT b.ctid FROM unnest(%(owners)s::text[]) AS k (key_id) JOIN usage.buckets AS b
+              ON b.key_id = k.key_id AND b.width = 'minute' AND b.start < %(before)s::date::timestamp AT TIME ZONE 'UTC'
+            LIMIT %(limit)s
+        ))
     """
+    # Each account's entries by the primary key: (account_id, occurred_at, run_id, seq).
+    ACCOUNTS = "SELECT account_id FROM views.accounts WHERE account_id > %(after)s ORDER BY account_id LIMIT %(limit)s"
     FORGET_UNPROVEN = """
-        DELETE FROM usage.unproven WHERE occurred_at < %(before)s::date::timestamp AT TIME ZONE 'UTC'
+        DELETE FROM usage.unproven WHERE ctid = ANY (ARRAY(
+            SELECT u.ctid FROM unnest(%(owners)s::text[]) AS a (account_id) JOIN usage.unproven AS u
+              ON u.account_id = a.account_id
+             AND u.occurred_at < %(before)s::date::timestamp AT TIME ZONE 'UTC'
+            LIMIT %(limit)s
+        ))
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, rest: Callable[[float], bool] | None = None) -> None:
+        """``rest`` waits so many seconds, or less, and answers whether a purge is to end where it is."""
         self._database = database
+        self._rest = rest or Flag().wait
 
     def ensure_partitions(self, *, days_ahead: int) -> int:
         """Makes today's partition and those of so many days ahead that are missing; answers how many it made."""
@@ -71,8 +112,8 @@ class AccessLogPartitions:
         While another purge runs there is nothing to do.
 
         ``declare`` is called with each day when it has left the log and before its rows are gone, so that no absence is
-        undeclared; a purge that is cut short between the two declares that day again. It has its own connection, for
-        counting a day may take long; psycopg's errors pass.
+        undeclared; a purge that is cut short between the two declares that day again. It has its own connection, for it
+        takes its time; psycopg's errors pass.
         """
         with psycopg.connect(self._database.conninfo, autocommit=True, connect_timeout=5) as connection:
             connection.execute(self.CONFIGURE)
@@ -89,20 +130,54 @@ class AccessLogPartitions:
         self, connection: Connection[TupleRow], day: date, declare: Callable[[DroppedDay], None]
     ) -> list[DroppedDay]:
         dropped: list[DroppedDay] = []
-        for name, date_, attached, pending in connection.execute(self.DAYS, {"before": day}).fetchall():
-            part = sql.Identifier("usage", name)
-            if attached and not self._detach(connection, part, pending=pending):
-                continue
-            rows, first_at, last_at = connection.execute(self.COUNT.format(part=part)).fetchall()[0]
-            leaving = DroppedDay(date_, rows, first_at, last_at)
-            declare(leaving)
-            connection.execute(self.DROP.format(part=part))
-            dropped.append(leaving)
-        if dropped:
-            # What stood beside the rows alone goes with them: the hours and the totals stay.
-            connection.execute(self.FORGET_MINUTES, {"before": dropped[-1].day + timedelta(days=1)})
-            connection.execute(self.FORGET_UNPROVEN, {"before": dropped[-1].day + timedelta(days=1)})
+        try:
+            for name, date_, attached, pending in connection.execute(self.DAYS, {"before": day}).fetchall():
+                part = sql.Identifier("usage", name)
+                if attached and not self._detach(connection, part, pending=pending):
+                    continue
+                leaving = self._counted(connection, name, date_)
+                declare(leaving)
+                connection.execute(self.DROP.format(part=part))
+                dropped.append(leaving)
+            if dropped:
+                # What stood beside the rows alone goes with them: the hours and the totals stay.
+                before = dropped[-1].day + timedelta(days=1)
+                self._forget(connection, self.KEYS, self.FORGET_MINUTES, before)
+                self._forget(connection, self.ACCOUNTS, self.FORGET_UNPROVEN, before)
+        except _CutShortError:
+            return dropped
         return dropped
+
+    def _counted(self, connection: Connection[TupleRow], name: str, day: date) -> DroppedDay:
+        count = self.COUNT.format(part=sql.Identifier("usage", name))
+        blocks: int = connection.execute(self.BLOCKS, {"part": f"usage.{name}"}).fetchall()[0][0]
+        rows, times = 0, list[datetime]()
+        for first in range(0, blocks, PIECE_BLOCKS):
+            with self._piece():
+                piece = {"first": f"({first},0)", "end": f"({first + PIECE_BLOCKS},0)"}
+                counted, first_at, last_at = connection.execute(count, piece).fetchall()[0]
+            rows += counted
+            times = [min([*times, first_at]), max([*times, last_at])] if counted else times
+        return DroppedDay(day, rows, min(times, default=None), max(times, default=None))
+
+    def _forget(
+        self, connection: Connection[TupleRow], owners: LiteralString, forget: LiteralString, day: date
+    ) -> None:
+        """Deletes with ``forget``, for some owners after others, what is older than the day."""
+        after = ""
+        while found := [row[0] for row in connection.execute(owners, {"after": after, "limit": PIECE_OWNERS})]:
+            after, gone = found[-1], PIECE_ROWS
+            while gone == PIECE_ROWS:
+                with self._piece():
+                    values = {"owners": found, "before": day, "limit": PIECE_ROWS}
+                    gone = connection.execute(forget, values).rowcount
+
+    @contextmanager
+    def _piece(self) -> Generator[None]:
+        began = perf_counter()
+        yield
+        if self._rest(min(REST * (perf_counter() - began), REST_SECONDS_MAX)):
+            raise _CutShortError
 
     def _detach(self, connection: Connection[TupleRow], part: sql.Identifier, *, pending: bool) -> bool:
         if pending:

@@ -34,8 +34,11 @@ RETENTION_EVERY = timedelta(hours=1)
 OUTBOX_RETENTION_EVERY = timedelta(hours=1)
 
 
-def jobs(core: Core) -> dict[str, Job]:
-    """Everything that is done from time to time, by name; each may be run by hand, too, wherever the leader is."""
+def jobs(core: Core, stop: Flag | None = None) -> dict[str, Job]:
+    """Everything that is done from time to time, by name; each may be run by hand, too, wherever the leader is.
+
+    ``stop``: what is long ends early, to be taken up by its next run.
+    """
     settings, clock = core.settings, core.clock
     deadlines = Deadlines(ledger=core.ledger, due=core.keys, clock=clock, entropy=core.entropy)
     settlement = Settlement(
@@ -44,7 +47,7 @@ def jobs(core: Core) -> dict[str, Job]:
         entropy=core.entropy,
         window=settings.settlement_window,
     )
-    partitions = AccessLogPartitions(core.database)
+    partitions = AccessLogPartitions(core.database, rest=None if stop is None else stop.wait)
     retention = Retention(
         ledger=core.ledger, log=partitions, clock=clock, entropy=core.entropy, days=settings.access_log_days
     )
@@ -105,7 +108,7 @@ def run_background(settings: Settings, stop: Flag) -> None:
         followers |= workflow_follower(core)
         leader = Leader(
             conninfo,
-            jobs=jobs(core),
+            jobs=jobs(core, stop),
             followers=followers,
             runner=JobRunner(job_runs(core), count=metrics.count_job),
             tell_time=core.clock.set,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from itertools import pairwise
 from typing import Any
@@ -20,6 +20,9 @@ from fill import fill
 from load import Figures, Ratio, Side, alternate, same_keys, table_of, wrk
 from seed import Place
 from servers import Server, serving
+
+from interfaces.bootstrap import jobs, open_core
+from interfaces.settings import Settings
 
 KEYS = 1_002  # a database of its own, as in (shape)
 DOORS = {"forward": "/auth/forward", "route": "/"}
@@ -130,34 +133,56 @@ def _queue(server: Server) -> float:
 
 
 def _purge(bench: Bench, place: Place) -> dict[str, Any]:
-    """Rounds of load without a purge, and each followed by one in which the retention job runs by hand."""
+    """Rounds of load, each followed by one beside a purge: in a process that has long begun, and by hand."""
     seconds, rounds, rows = (2, 2, 100_000) if bench.quick else (8, 5, 2_000_000)
     fill(place.conninfo, rows=rows, ages=range(KEPT, KEPT + 1))
-    calm, purged, took = list[float](), list[float](), list[float]()
-    with serving("keyledger", place, data=bench.data, access_log_durability="commit") as server:
+    with (
+        serving("keyledger", place, data=bench.data, access_log_durability="commit") as server,
+        ExitStack() as stack,
+    ):
+        core = open_core(Settings.read(_settings(place)), place.conninfo, stack)
+        ways = {"led": jobs(core)["retention"].run, "by_hand": lambda: _run_retention(place)}
         url, keys = server.url + DOORS["forward"], same_keys(place)(0)
-        wrk(url, keys, 8, 1)
-        for number in range(rounds):
-            fill(place.conninfo, rows=rows, ages=range(GONE + number, GONE + number + 1))
+        told = {way: _Purges() for way in ways}
+        for turn, (way, purge) in enumerate(list(ways.items()) * rounds):
+            fill(place.conninfo, rows=rows, ages=range(GONE + turn, GONE + turn + 1))
+            os.sync()  # what the fill has left to write would be in the calm round
+            wrk(url, keys, 8, 1)
             before = _lifetime(place)
-            seen = wrk(url, keys, 8, seconds)
-            calm.append(seen["p99_ms"])
+            told[way].calm_ms.append(wrk(url, keys, 8, seconds)["p99_ms"])
             with ThreadPoolExecutor(1) as threads:
                 running = threads.submit(wrk, url, keys, 8, seconds)
                 time.sleep(seconds / 4)
-                took.append(_run_retention(place))
+                began = time.monotonic()
+                purge()
+                told[way].took.append(time.monotonic() - began)
                 seen = running.result()
-            purged.append(seen["p99_ms"])
+            told[way].purged_ms.append(seen["p99_ms"])
+            server.forget_log()
             bench.check(f"a purge: {seen['refused']:.0f} refused", not seen["refused"] and not seen["broken"])
             bench.check("a purge changed lifetime counts", _lifetime(place) == before)
         parts = _parts(place)
     bench.check("a day past its time is there", len(parts) == len([part for part in parts if _age(part) <= KEPT]))
     bench.check("a day within its time is gone", any(_age(part) == KEPT for part in parts))
-    ratio = [after / before for before, after in zip(calm, purged, strict=True)]
-    return {
-        "rows": rows, "calm_ms": calm, "purged_ms": purged, "took": took,
-        "ratio": {"median": statistics.median(ratio), "low": min(ratio), "high": max(ratio)},
-    }  # fmt: skip
+    return {"rows": rows} | told["led"].told() | {"by_hand": told["by_hand"].told()}
+
+
+@dataclass(frozen=True)
+class _Purges:
+    """p99 of the round before each purge and of that beside it, in milliseconds, and the purge's seconds."""
+
+    calm_ms: list[float] = field(default_factory=list[float])
+    purged_ms: list[float] = field(default_factory=list[float])
+    took: list[float] = field(default_factory=list[float])
+
+    def told(self) -> dict[str, Any]:
+        """For the results."""
+        return asdict(self) | {"ratio": _over_calm(self.calm_ms, self.purged_ms)}
+
+
+def _over_calm(calm: list[float], with_it: list[float]) -> dict[str, float]:
+    each = [after / before for before, after in zip(calm, with_it, strict=True)]
+    return {"median": statistics.median(each), "low": min(each), "high": max(each)}
 
 
 def _lifetime(place: Place) -> int:
@@ -175,13 +200,14 @@ def _age(part: str) -> int:
     return (datetime.now(UTC).date() - date.fromisoformat(part[-8:])).days
 
 
-def _run_retention(place: Place) -> float:
-    """`keyledger jobs run retention`; its seconds."""
+def _settings(place: Place) -> dict[str, str]:
+    return {"KEYLEDGER_DATABASE_URL": place.conninfo, "KEYLEDGER_SECRET_KEYS": place.secret.hex()}
+
+
+def _run_retention(place: Place) -> None:
+    """`keyledger jobs run retention`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KEYLEDGER_")}
-    environment |= {"KEYLEDGER_DATABASE_URL": place.conninfo, "KEYLEDGER_SECRET_KEYS": place.secret.hex()}
-    began = time.monotonic()
     subprocess.run(
         [sys.executable, "-m", "interfaces.cli.main", "jobs", "run", "retention"],
-        env=environment, cwd=machine.CHECKOUT, check=True, stdout=subprocess.DEVNULL,
+        env=environment | _settings(place), cwd=machine.CHECKOUT, check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    return time.monotonic() - began

@@ -10,13 +10,20 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from application.ports import AccessKind, AccessRow
 from domain.errors import UnavailableError
 from domain.ids import RunId
 from infrastructure.postgres.access_log import BATCH_ROWS_MAX, Deliver, Durability, PostgresAccessLog
-from infrastructure.postgres.access_log_partitions import AccessLogPartitions, DroppedDay
+from infrastructure.postgres.access_log_partitions import (
+    PIECE_BLOCKS,
+    PIECE_OWNERS,
+    PIECE_ROWS,
+    AccessLogPartitions,
+    DroppedDay,
+)
 from infrastructure.postgres.pool import Database
 from infrastructure.postgres.usage import PostgresSettlementRows
 from infrastructure.system import SystemEntropy
@@ -430,6 +437,26 @@ def test_partitions_are_made_ahead_once(database: Database) -> None:
     assert sorted(made) == [0, 0, 0, 23]
 
 
+COPIES = sql.SQL("""
+    INSERT INTO {part} SELECT 'run_over', n, salt, occurred_at + n * interval '1 microsecond', method, endpoint,
+        status, outcome, accepted, key_id, account_id, key_hash, client_ip, request_id
+    FROM {part} CROSS JOIN generate_series(1, %(rows)s::integer) AS n
+""")
+MINUTES = """
+    WITH keys AS (SELECT 'key_owner' || n AS key_id FROM generate_series(1, %(owners)s::integer) AS n), known AS (
+        INSERT INTO views.keys (
+            key_id, account_id, name, environment, prefix, created_at, rotation_due_at, rotation_flagged, disabled,
+            expiry_recorded, lineage_id, created_position, position
+        ) SELECT key_id, 'acc_1', 'K', 'live', key_id, now(), now(), false, false, false, key_id, 1, 1 FROM keys
+        ON CONFLICT DO NOTHING
+    )
+    INSERT INTO usage.buckets
+    SELECT key_id, 'minute', date_trunc('minute', %(at)s::timestamptz) - n * interval '1 minute', 'run_over',
+        1, 0, 1, 0, 0, 0
+    FROM keys CROSS JOIN generate_series(1, %(old)s::integer) AS n
+"""
+
+
 def settle_all(watcher: psycopg.Connection[Any]) -> None:
     watcher.execute(
         "INSERT INTO usage.runs (run_id, version, settled_through, closed)"
@@ -475,6 +502,58 @@ def test_a_purge_that_was_cut_short_is_finished_by_the_next(
     told: list[DroppedDay] = []
     partitions.drop_partitions_before(day, told.append)
     assert [each.rows for each in told] == [1]
+
+
+def test_a_day_that_was_left_half_detached_is_purged_by_the_next(
+    open_log: OpenLog, database: Database, watcher: psycopg.Connection[Any]
+) -> None:
+    """A purge that dies while it waits for a reader of the log leaves a pending detach; the next one ends it."""
+    at = NOW - timedelta(days=95)
+    open_log().write(a_row(at=at)).result(5)
+    settle_all(watcher)
+    part = f"usage.access_log_{at:%Y%m%d}"
+    with psycopg.connect(database.conninfo) as reader, psycopg.connect(database.conninfo, autocommit=True) as dying:
+        reader.execute("SELECT count(*) FROM usage.access_log")
+        dying.execute("SET lock_timeout = '100ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            dying.execute(f"ALTER TABLE usage.access_log DETACH PARTITION {part} CONCURRENTLY".encode())
+    told: list[DroppedDay] = []
+    AccessLogPartitions(database).drop_partitions_before(NOW.date() - timedelta(days=90), told.append)
+    assert told == [DroppedDay(at.date(), 1, at, at)]
+
+
+def test_a_purge_that_is_told_to_stop_is_finished_by_the_next(
+    open_log: OpenLog, database: Database, watcher: psycopg.Connection[Any]
+) -> None:
+    """It ends after the piece it is at, before anything is declared; the next purge counts all of the day again."""
+    at = NOW - timedelta(days=95)
+    open_log().write(a_row(at=at)).result(5)
+    settle_all(watcher)
+    day = NOW.date() - timedelta(days=90)
+    stopping = AccessLogPartitions(database, rest=lambda _: True)
+    assert stopping.drop_partitions_before(day, fail_to_declare) == []
+    told: list[DroppedDay] = []
+    AccessLogPartitions(database).drop_partitions_before(day, told.append)
+    assert told == [DroppedDay(at.date(), 1, at, at)]
+
+
+def test_many_pieces_add_up(open_log: OpenLog, database: Database, watcher: psycopg.Connection[Any]) -> None:
+    """A day of many pieces is counted to the row, and what stood beside it goes to the last minute of every key."""
+    open_log().write(a_row(at=NOW - timedelta(days=95))).result(5)
+    settle_all(watcher)
+    part = f"access_log_{NOW - timedelta(days=95):%Y%m%d}"
+    rows, owners = PIECE_BLOCKS * 60, 2 * PIECE_OWNERS + 1
+    watcher.execute(COPIES.format(part=sql.Identifier("usage", part)), {"rows": rows})
+    watcher.execute(MINUTES, {"owners": owners, "old": PIECE_ROWS // 16, "at": NOW - timedelta(days=95)})
+    watcher.execute(MINUTES, {"owners": owners, "old": 1, "at": NOW - timedelta(days=1)})
+    rests: list[float] = []
+    partitions = AccessLogPartitions(database, rest=lambda seconds: bool(rests.append(seconds)))
+    (dropped,) = partitions.drop_partitions_before(NOW.date() - timedelta(days=90), lambda _: None)
+    assert dropped.rows == rows + 1
+    assert watcher.execute("SELECT count(*) FROM usage.buckets WHERE key_id LIKE 'key_owner%'").fetchall() == [
+        (owners,)
+    ]
+    assert len(rests) > owners * (PIECE_ROWS // 16) // PIECE_ROWS + 2
 
 
 def fail_to_declare(day: DroppedDay) -> None:
