@@ -22,7 +22,7 @@ from infrastructure.postgres.freshness import LedgerFollower, elapsed
 from infrastructure.postgres.health import PostgresHealth
 from infrastructure.postgres.metrics import MetricsTeller, PostgresMetrics
 from infrastructure.request_log import RequestLog
-from infrastructure.system import RequestIds, spare_long_lived_objects
+from infrastructure.system import RequestIds, spare_long_lived_objects, take_short_turns
 from infrastructure.traces import OtlpTraces
 from interfaces.bootstrap.core import Core, attempts, open_core, start_logging, tie_to_parent
 from interfaces.bootstrap.database import open_database
@@ -141,6 +141,7 @@ def http_app() -> ASGIApp:
         app = create_app(services)
         app = traced(app)
         spare_long_lived_objects()
+        take_short_turns()
         return app
 
 
