@@ -33,6 +33,8 @@ from domain.ids import AccountId, KeyId
 from domain.naming import Name, Note
 
 UNKNOWN_KEY = "No such API key"
+REPLACED_UNSEEN = Note("replaced before its first use")
+NEVER_HANDED_OVER = Note("could not be handed over")
 GRACE_DEFAULT = timedelta(hours=24)
 GRACE_MAX = timedelta(days=90)
 _NEVER_USED = KeyUsage(requests=0, failed_attempts=0, first_used_at=None, last_used_at=None)
@@ -243,6 +245,24 @@ class KeyManagement:
             self._cache.await_applied(position)
         return IssuedKey(self.get(account_id=account_id, key_id=minted.key_id), minted.secret)
 
+    def withdraw_rotation(
+        self, *, account_id: AccountId, key_id: KeyId, by: Origin, beside: Callable[[ApiKey], Sequence[Aggregate]]
+    ) -> None:
+        """Takes back a rotation whose successor came to nobody: that one is revoked, and the key is due as before.
+
+        Once the successor is used, ConflictError, as in `rotate`. ``beside``: as there. Holds everywhere on return.
+        """
+
+        def attempt() -> int | None:
+            predecessor = self._owned(account_id, key_id)
+            unseen = self._unseen_successor(predecessor, by, note=NEVER_HANDED_OVER)
+            predecessor.withdraw_rotation(by=by)
+            return self._ledger.append(predecessor, *unseen, *beside(predecessor))
+
+        position = retried(attempt)
+        if position is not None:
+            self._cache.await_applied(position)
+
     def events(self, *, account_id: AccountId, key_id: KeyId, after: int, limit: int) -> Sequence[HistoryEntry]:
         """The key's history from the event log past that position, with its settled uses, in ledger order."""
         self.get(account_id=account_id, key_id=key_id)
@@ -308,7 +328,7 @@ class KeyManagement:
             raise NotFoundError(UNKNOWN_KEY)
         return key
 
-    def _unseen_successor(self, predecessor: ApiKey, by: Origin) -> list[ApiKey]:
+    def _unseen_successor(self, predecessor: ApiKey, by: Origin, note: Note = REPLACED_UNSEEN) -> list[ApiKey]:
         if predecessor.replaced_by is None:
             return []
         successor_id = predecessor.replaced_by
@@ -318,7 +338,7 @@ class KeyManagement:
         if successor.replaced_by is not None:
             # Another one here would leave the lineage with two heads.
             raise ConflictError("The key's successor was rotated itself; rotate the newest key instead")
-        successor.revoke(reason=RevocationReason.UNUSED, note=Note("replaced before its first use"), by=by)
+        successor.revoke(reason=RevocationReason.UNUSED, note=note, by=by)
         return [successor]
 
     def _managed(self, views: Sequence[KeyView]) -> list[ManagedKey]:

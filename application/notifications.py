@@ -66,6 +66,9 @@ def notice_of(event: Event, *, find_key: FindKey) -> Notice | None:
     thing_id = event.originator_id
     known = KnownKey("", "")
     match event:
+        case rotation_events.HandedOver():
+            thing_id = str(event.successor_id)
+            known = find_key(thing_id) or known
         case rotation_events.RotationEvent():
             thing_id, known = event.key_id, KnownKey(event.name, event.prefix)
         case api_key_events.Created():
@@ -90,6 +93,10 @@ def notice_of(event: Event, *, find_key: FindKey) -> Notice | None:
 
 def _told(event: Event) -> tuple[NoticeKind, dict[str, Any]] | None:  # noqa: C901, PLR0911, PLR0912 - one case an event
     match event:
+        case api_key_events.Created() | api_key_events.Revoked() if event.actor == rotation_events.HANDOVER_ACTOR:
+            return None
+        case rotation_events.HandedOver():
+            return NoticeKind.KEY_CREATED, {"replaces": event.key_id}
         case api_key_events.Created():
             return NoticeKind.KEY_CREATED, {"expires_at": event.expires_at, "replaces": event.replaces}
         case rotation_events.Notified():
@@ -132,6 +139,7 @@ TOPICS: Final = frozenset(
         api_key_events.Expiring.TOPIC,
         api_key_events.PresentedAfterEnd.TOPIC,
         api_key_events.Revoked.TOPIC,
+        rotation_events.HandedOver.TOPIC,
         rotation_events.Notified.TOPIC,
         rotation_events.Reminded.TOPIC,
         rotation_events.Retired.TOPIC,

@@ -5,7 +5,7 @@ hand-over that fails, or whose end nobody lives to tell, cannot be repeated: the
 replaces the unseen successor, and hands over that one. Whatever a receiver was handed over last is accepted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -22,8 +22,8 @@ from domain.errors import ConflictError, UnavailableError
 from domain.events import Origin
 from domain.ids import AccountId, RequestId
 from domain.rotation import Rotation
+from domain.rotation_events import HANDOVER_ACTOR
 
-ACTOR: Final = "system:successor"
 TYPE: Final = "key.successor_created"
 BATCH: Final = 100
 
@@ -178,11 +178,40 @@ class Successors:
         )
 
     def _end(self, rotation: Rotation, attempt: int, *, error: str | None, final: bool) -> None:
-        def end(found: Rotation) -> None:
-            key = self._ledger.load(ApiKey, found.key_id)
-            found.end_attempt(attempt, key, error=error, final=final, by=self._origin())
+        by = self._origin()
 
-        self._ledger.change(Rotation, rotation.id, end)
+        def end(found: Rotation, key: ApiKey) -> None:
+            found.end_attempt(attempt, key, error=error, final=final, by=by)
+
+        if error is not None and rotation.is_last(attempt, final=final) and self._is_unclaimed(rotation.id):
+            try:
+                self._withdraw(rotation, end, by)
+            except ConflictError:
+                pass  # somebody uses it after all: the rotation goes on with it
+            else:
+                return
+        self._ledger.change(Rotation, rotation.id, lambda found: end(found, self._ledger.load(ApiKey, found.key_id)))
+
+    def _is_unclaimed(self, rotation_id: str) -> bool:
+        """Whether the key's successor is the one that was offered, and still waits to be handed over."""
+        rotation = self._ledger.load(Rotation, rotation_id)
+        key = self._ledger.load(ApiKey, rotation.key_id)
+        offered = rotation.offered_id
+        return rotation.handover_at is not None and offered is not None and key.replaced_by == offered
+
+    def _withdraw(self, rotation: Rotation, end: Callable[[Rotation, ApiKey], None], by: Origin) -> None:
+        def beside(key: ApiKey) -> tuple[Rotation]:
+            found = self._ledger.load(Rotation, rotation.id)
+            # As the ledger has it: a successor that the owner made by hand is not taken back.
+            replaced_by = self._ledger.load(ApiKey, key.key_id).replaced_by
+            end(found, key)
+            if not found.has_given_up or replaced_by != found.offered_id:
+                raise _OvertakenError("Another attempt was quicker")
+            return (found,)
+
+        self._keys.withdraw_rotation(
+            account_id=AccountId(str(rotation.account_id)), key_id=rotation.key_id, by=by, beside=beside
+        )
 
     def _origin(self) -> Origin:
-        return Origin(ACTOR, RequestId.from_entropy(self._entropy.bytes(16)), self._clock.now())
+        return Origin(HANDOVER_ACTOR, RequestId.from_entropy(self._entropy.bytes(16)), self._clock.now())

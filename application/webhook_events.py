@@ -20,6 +20,7 @@ TYPES: Final[dict[str, EventType]] = {
     keys.GraceExtended.TOPIC: EventType.KEY_UPDATED,
     keys.Disabled.TOPIC: EventType.KEY_UPDATED,
     keys.Enabled.TOPIC: EventType.KEY_UPDATED,
+    rotation.HandedOver.TOPIC: EventType.KEY_ROTATED,
     rotation.Notified.TOPIC: EventType.KEY_ROTATION_DUE,
     keys.Rotated.TOPIC: EventType.KEY_ROTATED,
     keys.Revoked.TOPIC: EventType.KEY_REVOKED,
@@ -48,6 +49,14 @@ class ToldKey:
     prefix: str
     lineage_id: str
     replaces: str | None
+
+
+def is_told(event: Event) -> bool:
+    """Whether the event is a webhook: of successors that nobody asked for only the one that arrived is told."""
+    is_attempt = (
+        isinstance(event, keys.Created | keys.Rotated | keys.Revoked) and event.actor == rotation.HANDOVER_ACTOR
+    )
+    return event.TOPIC in TYPES and not is_attempt
 
 
 def key_id_of(event: Event) -> str | None:

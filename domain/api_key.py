@@ -29,6 +29,7 @@ from domain.api_key_events import (
     Rotated,
     RotationDueChanged,
     RotationFellDue,
+    RotationWithdrawn,
     networks_of,
     scopes_of,
 )
@@ -291,6 +292,14 @@ class ApiKey(Aggregate, topic="api_key"):
         if compromised:
             self.revoke(reason=RevocationReason.COMPROMISED, note=None, by=by)
         self.retire(by=by)
+
+    def withdraw_rotation(self, *, by: Origin) -> None:
+        """Takes back a rotation whose successor came to nobody; without one, or with an end in sight, nothing.
+
+        The successor is to be revoked in the same transaction.
+        """
+        if self.replaced_by is not None and self.retires_at is None and self.revoked_at is None:
+            self.record(RotationWithdrawn, by=by, successor_id=self.replaced_by)
 
     def extend_grace(self, grace: timedelta, *, by: Origin) -> None:
         """Puts off the end of the grace period, to ``grace`` from now, or from the successor's first use.

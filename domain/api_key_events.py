@@ -139,6 +139,21 @@ class Rotated(Event):
 
 
 @dataclass(frozen=True)
+class RotationWithdrawn(Event):
+    """The successor came to nobody and ends with this: the key has none any more, and is due as before."""
+
+    TOPIC: ClassVar[str] = "key.rotation_withdrawn"
+
+    successor_id: str
+
+    def apply(self, aggregate: "ApiKey") -> None:
+        """Forgets the successor and the grace period."""
+        aggregate.replaced_by = None
+        aggregate.grace = None
+        aggregate.retires_at = None
+
+
+@dataclass(frozen=True)
 class GraceBegan(Event):
     """The successor was used for the first time, so the predecessor's grace period runs."""
 

@@ -182,6 +182,10 @@ class Rotation(Process, topic="rotation"):
             self._step(HandoverFailed, key, step, by, error=error, retry_at=retry_at, **values)
         self.schedule((self._next_attempt() or Timer(GO_ON, by.at),), by=by)
 
+    def is_last(self, attempt: int, *, final: bool) -> bool:
+        """Whether no other attempt follows that one when it fails."""
+        return final or not 0 < attempt <= len(RETRIES)
+
     def _next_attempt(self) -> Timer | None:
         return None if self.handover_at is None else Timer(HAND_OVER, self.handover_at)
 

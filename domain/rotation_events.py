@@ -11,6 +11,9 @@ from domain.workflow import StepTaken
 if TYPE_CHECKING:
     from domain.rotation import Rotation
 
+HANDOVER_ACTOR = "system:successor"
+"""Who makes and replaces successors that nobody asked for: the owner is told of the one that arrived."""
+
 FIRST_REMINDERS = (7, 14, 30)
 REMINDER_EVERY_DAYS = 30
 

@@ -46,6 +46,10 @@ class KeysView:
             retires_at = %(retires_at)s, position = %(position)s
         WHERE key_id = %(key_id)s
     """
+    WITHDRAW = """
+        UPDATE views.keys SET replaced_by = NULL, replaced_at = NULL, retires_at = NULL, position = %(position)s
+        WHERE key_id = %(key_id)s
+    """
     RESCHEDULE = """
         UPDATE views.keys SET rotation_due_at = %(due_at)s, rotation_flagged = false, position = %(position)s
         WHERE key_id = %(key_id)s
@@ -111,6 +115,8 @@ def _change(event: Event) -> tuple[LiteralString, dict[str, Any]] | None:  # noq
                 "retires_at": event.retires_at,
                 "at": event.timestamp,
             }
+        case events.RotationWithdrawn():
+            return KeysView.WITHDRAW, {}
         case events.RotationDueChanged():
             return KeysView.RESCHEDULE, {"due_at": event.rotation_due_at}
         case events.GraceBegan() | events.GraceExtended():

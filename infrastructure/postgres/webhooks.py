@@ -8,7 +8,7 @@ from psycopg import Cursor
 from psycopg.rows import TupleRow
 
 from application.outbox import MessageId, MessageState, NewMessage
-from application.webhook_events import TYPES, ToldKey, body_of, key_id_of
+from application.webhook_events import TYPES, ToldKey, body_of, is_told, key_id_of
 from application.webhooks import AttemptView, DeliveryView, EndpointView
 from domain import webhook_endpoint as endpoints
 from domain.access import Feature, Plan
@@ -211,6 +211,8 @@ class WebhookSource:
 
     def messages_for(self, cursor: Cursor[TupleRow], event: Event, position: int) -> Sequence[NewMessage]:
         """One message for each endpoint."""
+        if not is_told(event):
+            return []
         kind = TYPES[event.TOPIC]
         is_test = isinstance(event, endpoints.Tested)
         parameters = {

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from threading import Event as Flag
 
 from application.rotation import RotationWorkflow
-from application.successors import Successors
+from application.successors import SuccessorHandover, Successors
 from application.webhook_failure import WebhookFailureWorkflow
 from application.workflow import Boundary, WorkflowEngine
 from infrastructure.postgres.webhooks import PostgresWebhooks
@@ -30,13 +30,13 @@ def workflow_engine(core: Core, boundary: Boundary | None = None) -> WorkflowEng
     )
 
 
-def successors(core: Core) -> Successors:
+def successors(core: Core, handover: SuccessorHandover | None = None) -> Successors:
     """What makes successors that nobody asks for, and hands them over."""
     return Successors(
         ledger=core.ledger,
         keys=management(core).keys,
         webhooks=PostgresWebhooks(core.database),
-        handover=webhook_carrier(core),
+        handover=handover or webhook_carrier(core),
         awaited=PostgresProcesses(core.database),
         clock=core.clock,
         entropy=core.entropy,

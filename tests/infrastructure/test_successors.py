@@ -4,28 +4,48 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from threading import Barrier, Thread
 from typing import Any, cast
 
 import psycopg
 import pytest
 
+from application.outbox import Message, Outcome
+from application.ports import Clock
 from application.webhooks import EndpointChange
 from domain.access import Plan
 from domain.account import Handover
-from domain.api_key import ApiKey, KeyStatus
+from domain.api_key import ApiKey, GraceStart, KeyStatus
 from domain.destination import WebhookUrl
+from domain.rotation import LOST_AFTER
 from domain.webhook_endpoint import Subscriptions
+from infrastructure.postgres.notices import NoticeSource
+from infrastructure.postgres.webhooks import WebhookSource
 from interfaces.bootstrap.background import jobs
 from interfaces.bootstrap.core import Core, open_core
 from interfaces.bootstrap.management import management
+from interfaces.bootstrap.workflow import successors
 from interfaces.settings import Settings
 from tests.kit.http_server import ROOT_SECRET, Back, QuickVerifiers
 from tests.kit.service import eventually
 from tests.kit.webhooks import WebhookReceiver
 
 DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+
+
+class ClockAhead:
+    """The database's time, and what a test puts before it."""
+
+    def __init__(self, real: Clock) -> None:
+        self._real = real
+        self.ahead = timedelta()
+
+    def now(self) -> datetime:
+        """The instant."""
+        return self._real.now() + self.ahead
 
 
 @dataclass
@@ -67,6 +87,18 @@ class Owner:
             ).fetchall()
         return [topic for (topic,) in rows]
 
+    def later(self, by: timedelta) -> None:
+        """Some time passes, by the clock of those who act here."""
+        cast("ClockAhead", self.back.core.clock).ahead += by
+
+    def live_successors(self) -> list[str]:
+        """The ids of the successors that are accepted."""
+        with psycopg.connect(self.conninfo) as connection:
+            rows = connection.execute(
+                "SELECT key_id FROM views.keys WHERE replaces = %s AND revoked_at IS NULL", [self.key.id]
+            ).fetchall()
+        return [key_id for (key_id,) in rows]
+
     def all_that_is_stored(self) -> str:
         """The text of the ledger and the outbox."""
         with psycopg.connect(self.conninfo) as connection:
@@ -87,7 +119,9 @@ def back(conninfo: str) -> Iterator[Back]:
         webhook_allowed_networks=loopback,
     )
     with ExitStack() as stack:
-        core: Core = replace(open_core(settings, conninfo, stack), verifiers=cast("Any", QuickVerifiers()))
+        opened = open_core(settings, conninfo, stack)
+        clock = cast("Any", ClockAhead(opened.clock))
+        core: Core = replace(opened, verifiers=cast("Any", QuickVerifiers()), clock=clock)
         yield Back(core, management(core))
 
 
@@ -124,7 +158,7 @@ def test_the_receiver_gets_a_successor_that_counts(back: Back, receiver: Webhook
 def test_a_receiver_that_is_gone_leaves_the_rotation_to_its_owner(
     back: Back, receiver: WebhookReceiver, conninfo: str
 ) -> None:
-    """410: one attempt, the owner is told that the key is due, and the key is accepted as before."""
+    """410: one attempt, whose successor is revoked; the key is due as before, and its owner is told so."""
     owner = Owner(back, receiver, conninfo, "/410")
     owner.run()
     owner.run()
@@ -134,7 +168,9 @@ def test_a_receiver_that_is_gone_leaves_the_rotation_to_its_owner(
         "rotation.notified",
     ]  # fmt: skip
     key = back.core.ledger.load(ApiKey, owner.key.id)
-    assert (key.status(back.origin().at), key.retires_at) == (KeyStatus.ROTATING, None)
+    assert (key.status(back.origin().at), key.replaced_by) == (KeyStatus.ROTATION_DUE, None)
+    offered = json.loads(receiver.hits("/410")[0]["body"])["data"]["id"]
+    assert back.core.ledger.load(ApiKey, offered).status(back.origin().at) is KeyStatus.REVOKED
 
 
 def test_a_receiver_that_fails_is_tried_again_and_the_owner_is_not_told_yet(
@@ -170,3 +206,130 @@ def test_a_webhook_that_was_moved_is_handed_over_nothing(back: Back, receiver: W
     assert receiver.hits() == []
     assert owner.story()[1:] == ["rotation.handover_began", "rotation.handover_failed", "rotation.notified"]
     assert back.core.ledger.load(ApiKey, owner.key.id).replaced_by is None
+
+
+def test_after_the_last_attempt_nothing_is_left_of_them(back: Back, receiver: WebhookReceiver, conninfo: str) -> None:
+    """Six attempts in seven hours: no successor lives, the key is due as before, and its owner is told so once."""
+    owner = Owner(back, receiver, conninfo, "/500")
+    owner.run()
+    for wait in (HOUR / 720, HOUR / 60, HOUR / 6, HOUR, 6 * HOUR):
+        assert "rotation.notified" not in owner.story()
+        owner.later(wait)
+        owner.run()
+    owner.run()
+    assert len(receiver.hits("/500")) == 6
+    assert (owner.live_successors(), owner.story().count("rotation.notified")) == ([], 1)
+    key = back.core.ledger.load(ApiKey, owner.key.id)
+    assert (key.status(back.origin().at), key.replaced_by) == (KeyStatus.ROTATION_DUE, None)
+    by_hand = back.manage.keys.rotate(
+        account_id=owner.key.account_id, key_id=key.key_id, grace=DAY, grace_starts=GraceStart.NOW, by=back.origin()
+    )
+    owner.run()
+    assert owner.live_successors() == [by_hand.key.view.key_id]
+    assert owner.story()[-1] == "rotation.successor_created"
+
+
+class Dead(BaseException):
+    """The process is gone."""
+
+
+class DeadlyHandover:
+    """The port `SuccessorHandover`, whose process dies in its first call."""
+
+    def deliver(self, message: Message) -> Outcome:
+        """Dies."""
+        raise Dead(message.id)
+
+
+def test_an_attempt_that_died_with_its_process_is_made_good(
+    back: Back, receiver: WebhookReceiver, conninfo: str
+) -> None:
+    """Between append and send: five minutes later another is handed over, which is the only one that is accepted."""
+    owner = Owner(back, receiver, conninfo, "/take")
+    todo = jobs(back.core)
+    todo["rotation"].run()
+    todo["workflow"].run()
+    with pytest.raises(Dead):
+        successors(back.core, handover=DeadlyHandover()).hand_over_due()
+    assert len(owner.live_successors()) == 1
+    owner.run()
+    assert receiver.hits() == []
+    owner.later(LOST_AFTER)
+    owner.run()
+    (hit,) = receiver.hits("/take")
+    assert owner.live_successors() == [json.loads(hit["body"])["data"]["id"]]
+    assert owner.story().count("rotation.handed_over") == 1
+
+
+def test_two_leaders_make_one_attempt(back: Back, receiver: WebhookReceiver, conninfo: str) -> None:
+    """At the same time: one delivery, and one successor that is accepted."""
+    owner = Owner(back, receiver, conninfo, "/take")
+    todo = jobs(back.core)
+    todo["rotation"].run()
+    todo["workflow"].run()
+    barrier = Barrier(2)
+
+    def lead() -> None:
+        made = successors(back.core)
+        barrier.wait()
+        made.hand_over_due()
+
+    leaders = [Thread(target=lead) for _ in range(2)]
+    for leader in leaders:
+        leader.start()
+    for leader in leaders:
+        leader.join()
+    (hit,) = receiver.hits("/take")
+    assert owner.live_successors() == [json.loads(hit["body"])["data"]["id"]]
+
+
+def test_the_owner_hears_of_the_successor_that_arrived_alone(
+    back: Back, receiver: WebhookReceiver, conninfo: str
+) -> None:
+    """Of an attempt that failed there is no mail and no webhook; of the one that arrived there is one of each."""
+    owner = Owner(back, receiver, conninfo, "/500")
+    found = owner.endpoint.endpoint
+    told = Told(back, conninfo)
+    back.manage.webhooks.create(
+        account_id=found.account_id,
+        url=WebhookUrl(receiver.url("/told")),
+        events=Subscriptions.parse(["key.*"]),
+        description=None,
+        by=back.origin(),
+    )
+    before = told.messages()
+    owner.run()
+    assert (len(receiver.hits("/500")), told.messages()) == (1, before)
+    wanted = Handover(found.endpoint_id, receiver.url("/204"))
+    back.manage.webhooks.change(
+        account_id=found.account_id,
+        endpoint_id=found.endpoint_id,
+        change=EndpointChange(url=WebhookUrl(wanted.url)),
+        by=back.origin(),
+    )
+    back.manage.accounts.hand_over_to(account_id=found.account_id, handover=wanted, by=back.origin())
+    owner.later(HOUR)
+    owner.run()
+    (successor_id,) = owner.live_successors()
+    news = [each for each in told.messages() if each not in before]
+    assert news == [("key_created", successor_id), ("key.rotated", owner.key.id)]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the ledger's events tell an account's owner, as the outbox makes it."""
+
+    back: Back
+    conninfo: str
+
+    def messages(self) -> list[tuple[str, str]]:
+        """The kinds, and which keys they are about, mails before webhooks."""
+        made: list[tuple[str, str]] = []
+        sources = (NoticeSource(), WebhookSource())
+        with psycopg.connect(self.conninfo) as connection, connection.cursor() as cursor:
+            for source in sources:
+                for position, event in self.back.core.ledger.read(after=0, limit=1000, topics=source.topics):
+                    messages = [] if event is None else source.messages_for(cursor, event, position)
+                    payloads = [(each.kind, cast("Any", each.payload)) for each in messages]
+                    made += [(kind, body.get("thing_id") or body["data"]["id"]) for kind, body in payloads]
+        return made

@@ -68,4 +68,7 @@ def handovers() -> list[Aggregate]:
         assert rotation.offer(key, by=at)
         assert not rotation.offer(key, by=at)
         rotation.end_attempt(attempt, key, error=error, final=False, by=at)
-    return [rotation, key, account]
+    in_vain = a_key(number=18)
+    in_vain.rotate(key_id(19), grace=DAY, grace_starts=GraceStart.FIRST_USE, by=origin(DUE))
+    in_vain.withdraw_rotation(by=origin(DUE + DAY))
+    return [rotation, key, account, in_vain]
