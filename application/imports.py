@@ -6,13 +6,13 @@ again imports what is missing, and nothing twice.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 
 from application.ledger import Ledger, NewImport, NewVerifier, retried
 from application.ports import Entropy, ImportedRow, Imports, KeyCache
 from domain.access import Networks, Scopes
-from domain.api_key import ApiKey
+from domain.api_key import ROTATION_DUE_AFTER, ApiKey
 from domain.credential import Environment
 from domain.events import Origin
 from domain.foreign_key import CANDIDATES_MAX, Algorithm, ForeignHash
@@ -66,6 +66,7 @@ Outcome = Imported | Refusal
 class _Source:
     """What was seen of the source so far."""
 
+    rotation_due_after: timedelta
     lines: dict[str, int] = field(default_factory=dict[str, int])
     """By verifier, the first line that has it."""
     external_ids: dict[str, int] = field(default_factory=dict[str, int])
@@ -83,13 +84,19 @@ class KeyImport:
         self._entropy = entropy
 
     def run(
-        self, *, account_id: AccountId, keys: Iterable[ForeignKey | Refusal], by: Origin, dry_run: bool
+        self,
+        *,
+        account_id: AccountId,
+        keys: Iterable[ForeignKey | Refusal],
+        by: Origin,
+        dry_run: bool,
+        rotation_due_after: timedelta = ROTATION_DUE_AFTER,
     ) -> Iterator[Outcome]:
         """Move without reissuing: each line's outcome, in order; a key is accepted everywhere once it is given out.
 
         A dry run decides the same and changes nothing.
         """
-        source = _Source()
+        source = _Source(rotation_due_after)
         lines = iter(keys)
         while batch := list(islice(lines, BATCH)):
             foreign = [_plausible(each, by.at) if isinstance(each, ForeignKey) else each for each in batch]
@@ -135,7 +142,7 @@ class KeyImport:
             outcome = shelf.obstacle(key)
             if outcome is None:
                 key_id = KeyId.from_entropy(self._entropy.bytes(16))
-                new.append(_imported(key_id, account_id, key, by))
+                new.append(_imported(key_id, account_id, key, by, source.rotation_due_after))
                 verifiers.append(NewVerifier(key_id, key.hash.verifier, None, shelf.put(account_id, key)))
                 outcome = Imported(key, key_id, is_new=True)
             outcomes.append(outcome)
@@ -215,7 +222,9 @@ def _plausible(key: ForeignKey, now: datetime) -> ForeignKey | Refusal:
     return key
 
 
-def _imported(key_id: KeyId, account_id: AccountId, key: ForeignKey, by: Origin) -> ApiKey:
+def _imported(
+    key_id: KeyId, account_id: AccountId, key: ForeignKey, by: Origin, rotation_due_after: timedelta
+) -> ApiKey:
     return ApiKey.import_(
         key_id,
         by=by,
@@ -229,6 +238,7 @@ def _imported(key_id: KeyId, account_id: AccountId, key: ForeignKey, by: Origin)
         networks=key.networks,
         created_at=key.created_at,
         expires_at=key.expires_at,
+        rotation_due_after=rotation_due_after,
     )
 
 

@@ -198,6 +198,7 @@ class ApiKey(Aggregate, topic="api_key"):
         networks: Networks | None = None,
         created_at: datetime | None = None,
         expires_at: datetime | None = None,
+        rotation_due_after: timedelta = ROTATION_DUE_AFTER,
     ) -> Self:
         """A key that another system issued; its age counts from ``created_at``, or from now where that is None."""
         return cls.begin(
@@ -215,7 +216,7 @@ class ApiKey(Aggregate, topic="api_key"):
             allowed_ips=_network_texts(networks),
             created_at=created_at,
             expires_at=expires_at,
-            rotation_due_at=(created_at or by.at) + ROTATION_DUE_AFTER,
+            rotation_due_at=(created_at or by.at) + rotation_due_after,
             lineage_id=key_id,
             replaces=None,
         )

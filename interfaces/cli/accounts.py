@@ -7,9 +7,10 @@ from typing import Any, Self
 import msgspec
 
 from application.ports import AccountView, Freshness
-from domain.access import Plan
-from domain.account import ROTATION_DUE_DAYS_MAX
-from domain.errors import InvalidError
+from domain.access import Feature, Plan
+from domain.account import ROTATION_DUE_DAYS_MAX, Handover
+from domain.errors import ForbiddenError, InvalidError
+from domain.ids import WebhookEndpointId
 from domain.mail_address import MailAddress
 from domain.naming import Name
 from interfaces.cli.exits import Exit
@@ -33,6 +34,7 @@ class AccountBody(msgspec.Struct):
     suspended: bool
     opened_at: datetime
     rotation_due_days: int
+    hand_over_to: str | None
 
     @classmethod
     def of(cls, account: AccountView, **more: Any) -> Self:
@@ -45,6 +47,7 @@ class AccountBody(msgspec.Struct):
             suspended=account.suspended,
             opened_at=account.opened_at,
             rotation_due_days=account.rotation_due_days,
+            hand_over_to=account.hand_over_to,
             **more,
         )
 
@@ -98,6 +101,23 @@ def rotate_after(arguments: Namespace, settings: Settings) -> int:
     with operator(settings) as op:
         account_id = op.account(arguments.id).account_id
         body = AccountBody.of(op.manage.accounts.rotate_after(account_id=account_id, days=days, by=op.origin))
+        write(as_json(body) if arguments.json else fields(body))
+    return Exit.OK
+
+
+def hand_over(arguments: Namespace, settings: Settings) -> int:
+    """Chooses the webhook that is handed over the successors of the account's keys that fall due; `none`: no more."""
+    with operator(settings) as op:
+        account = op.account(arguments.id)
+        handover = None
+        if arguments.endpoint != "none":
+            if not Plan(account.plan).includes(Feature.WEBHOOKS):
+                raise ForbiddenError
+            endpoint_id = parsed("endpoint", WebhookEndpointId.parse, arguments.endpoint)
+            endpoint = op.manage.webhooks.get(account_id=account.account_id, endpoint_id=endpoint_id)
+            handover = Handover(endpoint.endpoint_id, endpoint.url)
+        changed = op.manage.accounts.hand_over_to(account_id=account.account_id, handover=handover, by=op.origin)
+        body = AccountBody.of(changed)
         write(as_json(body) if arguments.json else fields(body))
     return Exit.OK
 

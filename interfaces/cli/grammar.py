@@ -118,6 +118,11 @@ def _account(noun: Parser) -> None:
     )
     rotate_after.add_argument("id", metavar="ID", help="acc_…")
     _rotate_after(rotate_after)
+    what = "choose the webhook that is handed over successors of keys that fall due"
+    hand_over = _verb(verbs, "hand-over", "interfaces.cli.accounts:hand_over", what)
+    hand_over.add_argument("id", metavar="ID", help="acc_…")
+    hand_over.add_argument("endpoint", metavar="ENDPOINT", help="whe_…, a webhook of the account; none: no more")
+    _json(hand_over)
     _notifications(_verb(verbs, "notifications", NOTIFICATIONS, "show or change where notices go, and which are sent"))
 
 

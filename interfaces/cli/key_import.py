@@ -5,7 +5,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, BinaryIO, TypeVar
@@ -88,9 +88,16 @@ def run(arguments: Namespace, settings: Settings) -> int:
     """Imports the lines that can be. Keys on stdout as they come, refusals on stderr, or with --json all at once."""
     body = ImportBody(0, 0, 0, arguments.dry_run, [], [])
     with _source(arguments.file) as source, operator(settings) as op:
-        account_id = op.account(arguments.account).account_id
+        account = op.account(arguments.account)
         keys = (_key(number, line) for number, line in _lines(source))
-        for outcome in op.manage.imports.run(account_id=account_id, keys=keys, by=op.origin, dry_run=arguments.dry_run):
+        outcomes = op.manage.imports.run(
+            account_id=account.account_id,
+            keys=keys,
+            by=op.origin,
+            dry_run=arguments.dry_run,
+            rotation_due_after=timedelta(days=account.rotation_due_days),
+        )
+        for outcome in outcomes:
             _count(body, outcome, keep=arguments.json)
             _tell(outcome, quiet=arguments.json)
         if arguments.json:

@@ -84,6 +84,7 @@ class KeyBody(msgspec.Struct):
     request_count: int
     failed_attempts: int
     rotation_due_at: datetime
+    rotation_due_days: int
     revoked_at: datetime | None
     lineage_id: str
     replaces: str | None
@@ -111,6 +112,7 @@ class KeyBody(msgspec.Struct):
             request_count=managed.usage.requests,
             failed_attempts=managed.usage.failed_attempts,
             rotation_due_at=view.rotation_due_at,
+            rotation_due_days=(view.rotation_due_at - view.created_at).days,
             revoked_at=revoked_at,
             lineage_id=view.lineage_id,
             replaces=view.replaces,

@@ -16,6 +16,7 @@ TOLD = {
     "key.expiring": NoticeKind.EXPIRING,
     "key.presented_after_end": NoticeKind.PRESENTED_AFTER_END,
     "key.revoked": NoticeKind.COMPROMISED,
+    "rotation.handed_over": NoticeKind.KEY_CREATED,
     "rotation.notified": NoticeKind.ROTATION_DUE,
     "rotation.reminded": NoticeKind.ROTATION_REMINDER,
     "rotation.retired": NoticeKind.RETIRED,

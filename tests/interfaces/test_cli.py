@@ -139,7 +139,8 @@ def test_the_json_of_a_new_key_is_the_apis_with_the_secret_once(keyledger: Keyle
     key = done.json
     assert set(key) == {
         "id", "name", "environment", "prefix", "key", "status", "scopes", "allowed_ips", "created_at", "expires_at",
-        "last_used_at", "request_count", "failed_attempts", "rotation_due_at", "revoked_at", "lineage_id", "replaces",
+        "last_used_at", "request_count", "failed_attempts", "rotation_due_at", "rotation_due_days", "revoked_at",
+        "lineage_id", "replaces",
         "replaced_by", "retires_at",
     }  # fmt: skip
     assert (key["name"], key["scopes"], key["allowed_ips"]) == ("Büro", ["campaigns:read"], ["10.0.0.0/8"])

@@ -104,3 +104,22 @@ def test_a_failing_webhook_is_a_process_that_can_be_seen(server: HttpServer, ope
     assert (process["workflow"], process["state"], process["step"]) == ("webhook_failure", "ended", "closed")
     assert json.loads(operated.keyledger("workflow", "show", process["id"], "--json").stdout) == process
     assert operated.json("show", webhook_id)["disabled_reason"] == "gone"
+
+
+def test_the_webhook_that_is_handed_over_successors_is_chosen(server: HttpServer) -> None:
+    """One of the account's own, or none; another account's is unknown."""
+    operated = Operated(server)
+
+    def an_account(plan: str) -> str:
+        words = ("account", "create", "--name", "Acme", "--email", "ops@acme.example", "--plan", plan)
+        return operated.keyledger(*words).stdout.strip()
+
+    account, other, free = an_account("team"), an_account("team"), an_account("free")
+    made = operated.run("create", "--account", account, "--url", URL, "--event", "key.*", "--json")
+    endpoint = json.loads(made.stdout)["id"]
+    for wanted, expected in ((endpoint, endpoint), ("none", None)):
+        told = operated.keyledger("account", "hand-over", account, wanted, "--json").stdout
+        assert json.loads(told)["hand_over_to"] == expected
+    operated.keyledger("account", "hand-over", other, endpoint, code=Exit.NOT_FOUND)
+    operated.keyledger("account", "hand-over", free, endpoint, code=Exit.REFUSED)
+    operated.keyledger("account", "hand-over", account, "elsewhere", code=Exit.REFUSED)

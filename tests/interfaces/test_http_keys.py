@@ -14,7 +14,8 @@ from tests.kit.http_server import HttpServer
 
 FIELDS = [
     "id", "name", "environment", "prefix", "status", "scopes", "allowed_ips", "created_at", "expires_at",
-    "last_used_at", "request_count", "failed_attempts", "rotation_due_at", "revoked_at", "lineage_id", "replaces",
+    "last_used_at", "request_count", "failed_attempts", "rotation_due_at", "rotation_due_days", "revoked_at",
+        "lineage_id", "replaces",
     "replaced_by", "retires_at",
 ]  # fmt: skip
 STATUSES = ["active", "rotation_due", "rotating", "disabled", "revoked", "expired"]
@@ -57,6 +58,7 @@ def test_a_new_key_is_told_whole(owner: Owner) -> None:
         "request_count": 0,
         "failed_attempts": 0,
         "rotation_due_at": body["rotation_due_at"],
+        "rotation_due_days": 90,
         "revoked_at": None,
         "lineage_id": body["id"],
         "replaces": None,
