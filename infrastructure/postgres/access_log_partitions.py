@@ -1,6 +1,6 @@
 """The access log's days: made ahead, and dropped whole when they are too old.
 
-A purge works in pieces of about a millisecond and rests between them: who shares its core waits no longer than that.
+A purge works in small pieces and rests between them, so that it has about a tenth of a core.
 """
 
 from collections.abc import Callable, Generator, Sequence
