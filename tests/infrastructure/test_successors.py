@@ -28,7 +28,7 @@ from interfaces.bootstrap.core import Core, open_core
 from interfaces.bootstrap.management import management
 from interfaces.bootstrap.workflow import successors
 from interfaces.settings import Settings
-from tests.kit.http_server import ROOT_SECRET, Back, QuickVerifiers
+from tests.kit.http_server import ROOT_SECRET, Back, QuickVerifiers, serving
 from tests.kit.service import eventually
 from tests.kit.webhooks import WebhookReceiver
 
@@ -333,3 +333,30 @@ class Told:
                     payloads = [(each.kind, cast("Any", each.payload)) for each in messages]
                     made += [(kind, body.get("thing_id") or body["data"]["id"]) for kind, body in payloads]
         return made
+
+
+def test_from_the_day_it_is_due_to_its_end(
+    back: Back, receiver: WebhookReceiver, conninfo: str, tmp_path: Path
+) -> None:
+    """The key that was handed over works over HTTP; a day after its first use the old one is refused, and all is told.
+
+    Its secret is in no log of the server, not on its metrics, and neither in the ledger nor in the outbox.
+    """
+    owner = Owner(back, receiver, conninfo, "/take")
+    owner.run()
+    (hit,) = receiver.hits("/take")
+    assert hit["verified_by"] == 0
+    secret = json.loads(hit["body"])["data"]["key"]
+    with serving(conninfo, tmp_path / "log") as server, server.client() as client:
+        assert [client.get("/api/campaigns", key=key).status for key in (secret, owner.key.secret)] == [200, 200]
+        todo = jobs(back.core)
+        for wait, names in ((HOUR, ("settlement", "workflow", "grace")), (DAY, ("retirement", "workflow", "workflow"))):
+            owner.later(wait)
+            for name in names:
+                todo[name].run()
+        assert [client.get("/api/campaigns", key=key).status for key in (secret, owner.key.secret)] == [200, 401]
+        metrics = server.speak(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert b"keyledger_" in metrics
+    assert owner.story()[-2:] == ["rotation.retired", "rotation.closed"]
+    for text in (metrics, (tmp_path / "log").read_bytes(), owner.all_that_is_stored().encode()):
+        assert secret.rpartition("_")[2].encode() not in text
