@@ -253,6 +253,7 @@ class EmbeddedPostgres:
             "hba_file": hba,
             "ident_file": ident,
             "max_connections": 200,
+            "shared_buffers": f"{_shared_buffers_mb()}MB",
             "timezone": "UTC",
             "log_timezone": "UTC",
         }
@@ -311,6 +312,12 @@ class EmbeddedPostgres:
             lines = []
         tail = [f"last lines of {self._log}:", *lines] if lines else []
         return EmbeddedPostgresError("\n".join([what, *filter(None, [detail.strip()]), *tail]))
+
+
+def _shared_buffers_mb() -> int:
+    """An eighth of the machine's memory, from PostgreSQL's own 128 MB to 1 GB."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(max(memory // 8 // 2**20, 128), 1024)
 
 
 def _upgraded(descriptor: int) -> bool:
