@@ -12,6 +12,9 @@ each request to a protected path leaves one access row, before its answer (`KEYL
 - A prefix covers its path and all below it. Paths are read in each way in which frameworks are known to read them
   (repeated slashes, dots, `root_path`), and are protected when one reading is.
 - The host's answers go out as they are, streamed ones too; its request bodies are not touched.
+- To a key in its grace period they also say so: `Deprecation` and `Sunset` as the service's answers have them, unless
+  the host has set either itself. An accepted handshake has them too, where the server sends its headers (granian 2.8
+  does not).
 - WebSockets are refused before they are accepted: with the same answer where the server can deny a handshake with one,
   by a close otherwise. An open one is asked about its key at each message, in both directions: when the key is not
   accepted any more it is closed with 1008, when that cannot be told with 1013. A handshake counts as one use.

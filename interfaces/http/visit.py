@@ -1,6 +1,7 @@
 """A request or a WebSocket handshake at a protected path of a host: let in with its principal, or answered here.
 
 The host's answer is held until its status is known and its access row left, and then goes out as the host makes it.
+To a key in its grace period its head also says so, as every answer of the service does.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -14,6 +15,7 @@ from domain.errors import ForbiddenError, KeyledgerError, RateLimitedError, Unav
 from domain.verdict import KeyFacts, Verdict
 from interfaces.http.errors import RenderedError, render
 from interfaces.http.gate import Gatekeeper
+from interfaces.http.grace import grace_headers
 
 SCOPE_KEY = "keyledger"
 POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
@@ -26,6 +28,7 @@ AsgiReceive = Callable[[], Awaitable[AsgiMessage]]
 AsgiSend = Callable[[AsgiMessage], Awaitable[None]]
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
+_GRACE_NAMES = frozenset({b"deprecation", b"sunset"})
 _NOT_YET = Authentication(Verdict.MISSING)
 
 
@@ -136,6 +139,19 @@ class Visit:
             return self._rendered(error)
         return answer
 
+    def with_grace(self, head: AsgiMessage) -> AsgiMessage:
+        """The head of the host's answer, which to a key in its grace period says so.
+
+        A host that has either header of its own keeps what it says: theirs and ours together may contradict each other.
+        """
+        told = self._grace()
+        if not told:
+            return head
+        own: list[tuple[bytes, bytes]] = list(head.get("headers") or ())
+        if any(name.lower() in _GRACE_NAMES for name, _ in own):
+            return {**head, "headers": own}
+        return {**head, "headers": [*own, *told]}
+
     @property
     def is_refused(self) -> bool:
         """Whether `require` has said no."""
@@ -159,7 +175,12 @@ class Visit:
 
     def _rendered(self, error: KeyledgerError) -> RenderedError:
         answer = render(error, token_sent=self.raw is not None)
-        return replace(answer, headers=(*answer.headers, (b"x-request-id", self.request_id.encode())))
+        told = self._grace() if isinstance(error, ForbiddenError) else []
+        return replace(answer, headers=(*answer.headers, *told, (b"x-request-id", self.request_id.encode())))
+
+    def _grace(self) -> list[tuple[bytes, bytes]]:
+        facts = self.authentication.facts
+        return [] if facts is None else grace_headers(facts)
 
 
 async def serve_http(app: AsgiApp, visit: Visit, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
@@ -214,6 +235,7 @@ class _Response:
         """Passes it on, or drops it when another answer went out in its place."""
         if message["type"] == "http.response.start" and not self._is_answered:
             await self._leave(message["status"])
+            message = self._visit.with_grace(message)
         if not self._is_replaced:
             await self._send(message)
         elif message.get("more_body"):
@@ -257,10 +279,12 @@ class _Socket:
         kind = message["type"]
         if not self._is_answered and kind == "websocket.accept":
             await self._leave(HTTPStatus.SWITCHING_PROTOCOLS)
+            message = self._visit.with_grace(message)
         elif not self._is_answered and kind == "websocket.close":
             await self._leave(HTTPStatus.FORBIDDEN)
         elif not self._is_answered and kind == "websocket.http.response.start":
             await self._leave(message["status"])
+            message = self._visit.with_grace(message)
         if kind == "websocket.send" and not (self._closed_with is None and await self._is_good()):
             raise ConnectionError("the connection was closed")
         if self._closed_with is None:

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from domain.api_key import RevocationReason
+from domain.api_key import GraceStart, RevocationReason
 from domain.errors import ForbiddenError
 from interfaces.asgi import KeyledgerMiddleware, principal_of, require
 from interfaces.bootstrap import management, open_core
@@ -60,6 +62,18 @@ def revoke(back: Back, key: Key) -> None:
     back.manage.keys.revoke(
         account_id=key.account_id, key_id=key.id, reason=RevocationReason.OTHER, note=None, by=back.origin()
     )
+
+
+def rotate(back: Back, key: Key, *, starts: GraceStart = GraceStart.NOW) -> tuple[Key, list[tuple[bytes, bytes]]]:
+    """Rotates the key, an hour of grace; its successor, and what answers to the key have to say from now on."""
+    by = back.origin()
+    issued = back.manage.keys.rotate(
+        account_id=key.account_id, key_id=key.id, grace=timedelta(hours=1), grace_starts=starts, by=by
+    )
+    told = [(b"deprecation", b"@%d" % by.at.timestamp())]
+    if starts is GraceStart.NOW:
+        told.append((b"sunset", format_datetime((by.at + timedelta(hours=1)).astimezone(UTC), usegmt=True).encode()))
+    return Key(issued.key.view.key_id, issued.secret.reveal(), key.account_id), told
 
 
 def row(server: HttpServer) -> tuple[Any, ...]:
@@ -166,6 +180,96 @@ def test_without_a_database_it_opens_and_refuses_until_there_is_one(
                         await asyncio.sleep(0.05)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("starts", GraceStart)
+def test_the_hosts_answers_to_a_key_in_its_grace_period_say_so(
+    back: Back, key: Key, settings: Settings, starts: GraceStart
+) -> None:
+    """Behind the host's own headers, from the rotation on; its successor and other keys are told nothing."""
+    other = back.key(key.account_id)
+
+    async def main() -> None:
+        mounted = KeyledgerMiddleware(host, protect=("/api/",), settings=settings)
+        async with living(mounted):
+            assert await request(key=key).run(mounted) == [START, BODY]
+            successor, told = await asyncio.to_thread(rotate, back, key, starts=starts)
+            for _ in range(2):
+                [head, body] = await request(key=key).run(mounted)
+                assert (head, body) == (START | {"headers": [*START["headers"], *told]}, BODY)
+            if starts is GraceStart.FIRST_USE:
+                assert [name for name, _ in told] == [b"deprecation"]
+            for plain in (successor, other):
+                assert await request(key=plain).run(mounted) == [START, BODY]
+            assert await request("/open", key=key).run(mounted) == [START, BODY]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("own", [[(b"deprecation", b"@1")], [(b"Sunset", b"then")]])
+def test_what_a_host_itself_says_of_an_end_is_not_said_twice(
+    back: Back, key: Key, settings: Settings, own: list[tuple[bytes, bytes]]
+) -> None:
+    """However it is spelt, and if the host hands its headers over only once: they go out as they are, and alone."""
+
+    async def deprecated(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await host(scope, receive, send)
+        await send(START | {"headers": iter(own)})
+        await send(BODY)
+
+    rotate(back, key)
+    [sent] = serve(deprecated, request(key=key), settings=settings)
+    assert sent == [START | {"headers": own}, BODY]
+
+
+def test_a_head_without_headers_gets_them(back: Back, key: Key, settings: Settings) -> None:
+    """ASGI lets a host leave them out."""
+
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await host(scope, receive, send)
+        await send({"type": "http.response.start", "status": 204})
+        await send(BODY)
+
+    _, told = rotate(back, key)
+    [sent] = serve(bare, request(key=key), settings=settings)
+    assert sent[0] == {"type": "http.response.start", "status": 204, "headers": told}
+
+
+def test_refusals_of_a_key_in_its_grace_period_say_so_but_for_the_credential(back: Back, settings: Settings) -> None:
+    """The 403 of a path and that of `require`, as at the service; a 401 tells nothing."""
+    reader = back.key(back.account(), scopes=["campaigns:read"])
+    _, told = rotate(back, reader)
+    refused, required = request(key=reader), request("/api/other", key=reader)
+    app = requiring(nothing)
+    for sent in serve(app, refused, required, settings=settings, needs={"/api/x": "keys:read"}):
+        assert sent[0]["status"] == 403
+        assert [line for line in sent[0]["headers"] if line in told] == told
+    revoke(back, reader)
+    [[head, _]] = serve(app, request(key=reader), settings=settings)
+    assert head["status"] == 401
+    assert not {b"deprecation", b"sunset"} & dict(head["headers"]).keys()
+
+
+def test_a_handshake_with_a_key_in_its_grace_period_says_so(back: Back, key: Key, settings: Settings) -> None:
+    """Where the host accepts, and where it turns away with an answer of its own."""
+
+    async def accepting(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await host(scope, receive, send)
+        await send({"type": "websocket.accept", "subprotocol": "x"})
+
+    async def denying(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await host(scope, receive, send)
+        await send(START | {"type": "websocket.http.response.start", "status": 409})
+
+    _, told = rotate(back, key)
+    [sent] = serve(accepting, handshake(key), settings=settings)
+    assert sent == [{"type": "websocket.accept", "subprotocol": "x", "headers": told}]
+    [sent] = serve(denying, handshake(key, extensions={"websocket.http.response": {}}), settings=settings)
+    assert sent[0]["headers"] == [*START["headers"], *told]
 
 
 @pytest.mark.parametrize("durability", ["commit", "buffered"])

@@ -186,6 +186,30 @@ def test_paths_that_are_not_protected_are_the_hosts_alone(server: HttpServer, ho
     assert server.rows("SELECT count(*) FROM usage.access_log") == before
 
 
+def test_answers_to_a_key_in_its_grace_period_are_told_as_by_the_service(
+    server: HttpServer, host: HostService, owner: Owner
+) -> None:
+    """`Deprecation` and `Sunset` of the service on the host's answers and refusals; successor and other keys: none."""
+    key = server.back.key(owner.key.account_id, scopes=["campaigns:read"])
+    names = ("deprecation", "sunset")
+    with server.client(key.secret) as direct, host.client(key.secret) as client:
+        assert client.get(REPORTS).status == 200
+        successor = owner.client.post(f"{key.path}/rotate", {"grace_seconds": 3600}).json["key"]
+        expected, heard = direct.get(CAMPAIGNS), client.get(REPORTS)
+    assert (expected.status, heard.status) == (200, 200)
+    told = [expected.header(name) for name in names]
+    assert None not in told
+    assert [heard.headers.get(name) for name in names] == told
+    with server.client(key.secret) as direct, host.strict_client(key.secret) as client:
+        expected, refused = direct.post(CAMPAIGNS), client.post(REPORTS)
+    assert refused.told() == expected.told()
+    assert [refused.header(name) for name in names] == told
+    for plain in (successor, owner.key.secret):
+        with host.client(plain) as client:
+            answer = client.get(REPORTS)
+        assert (answer.status, [answer.headers.get(name) for name in names]) == (200, [None, None])
+
+
 @pytest.mark.parametrize(
     "spelling",
     ["//api/reports", "/api//reports", "/api/reports/", "/./api/reports", "/x/../api/reports", "/%61pi/reports"],
