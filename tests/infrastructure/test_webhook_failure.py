@@ -21,7 +21,7 @@ from domain.workflow import Process, ProcessState
 from infrastructure.postgres.migrate import migrate
 from infrastructure.postgres.pool import Database
 from infrastructure.postgres.workflow import PostgresProcesses
-from infrastructure.projections import Rebuilder
+from tests.kit.books import rebuilt
 from tests.kit.builders import a_key, account_id, origin
 from tests.kit.hooks import Hooks
 from tests.kit.workflow import Crashed, CrashingBoundary, Scheduler
@@ -266,9 +266,8 @@ def test_what_somebody_did_before_stays_as_it_is(
 def test_the_views_are_the_same_when_they_are_made_anew(hooks: Hooks, endpoint_id: WebhookEndpointId) -> None:
     """Held before the process has run, and as it ended after it; a rebuild reacts to nothing."""
     for _ in range(2):
-        before = hooks.webhooks.find(endpoint_id), PostgresProcesses(hooks.database).find(failure(endpoint_id))
-        Rebuilder(hooks.database, hooks.recorder, hooks.views, []).rebuild()
-        after = hooks.webhooks.find(endpoint_id), PostgresProcesses(hooks.database).find(failure(endpoint_id))
+        before, after = rebuilt(hooks.conninfo)
+        assert before["views.webhooks"]
         assert before == after
         hooks.look()
     assert Counter(story(hooks, endpoint_id))["webhook.disabled"] == 1

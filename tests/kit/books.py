@@ -12,6 +12,7 @@ from infrastructure.postgres.campaigns import CampaignsView
 from infrastructure.postgres.keys import KeysView
 from infrastructure.postgres.pool import Database
 from infrastructure.postgres.usage import UsageHistory, UsageTotals
+from infrastructure.postgres.webhooks import WebhooksView
 from infrastructure.postgres.workflow import WorkflowView
 from infrastructure.projections import Rebuilder, Tailer
 
@@ -19,6 +20,7 @@ VIEWS: dict[str, LiteralString] = {
     "views.accounts": "SELECT * FROM views.accounts ORDER BY account_id",
     "views.keys": "SELECT * FROM views.keys ORDER BY key_id",
     "views.campaigns": "SELECT * FROM views.campaigns ORDER BY campaign_id",
+    "views.webhooks": "SELECT * FROM views.webhooks ORDER BY endpoint_id",
     "workflow.processes": "SELECT * FROM workflow.processes ORDER BY process_id",
     "workflow.timers": "SELECT process_id, step, due_at FROM workflow.timers ORDER BY process_id, step",
     "views.progress": "SELECT * FROM views.progress ORDER BY view",
@@ -93,7 +95,7 @@ def half_made(conninfo: str) -> list[str]:
 def rebuilt(conninfo: str) -> tuple[Rows, Rows]:
     """Every row of every view as they are, the following ones first brought up to date, and after a rebuild."""
     with Database(conninfo, size_max=2) as database:
-        immediate = [AccountsView(), KeysView(), CampaignsView(), UsageTotals(), WorkflowView()]
+        immediate = [AccountsView(), KeysView(), CampaignsView(), WebhooksView(), UsageTotals(), WorkflowView()]
         recorder = PostgresRecorder(database, immediate)
         tailer = Tailer(database, recorder, [UsageHistory()])
         while tailer.catch_up():
