@@ -1,128 +1,33 @@
-"""Successors that nobody asked for: made when a key falls due, and handed over to the webhook that its owner chose."""
+"""Successors that nobody asks for: made when a key falls due, and handed over to the webhook that its owner chose."""
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from threading import Barrier, Thread
-from typing import Any, cast
 
-import psycopg
 import pytest
 
 from application.outbox import Message, Outcome
-from application.ports import Clock
 from application.webhooks import EndpointChange
-from domain.access import Plan
-from domain.account import Handover
 from domain.api_key import ApiKey, GraceStart, KeyStatus
 from domain.destination import WebhookUrl
 from domain.rotation import LOST_AFTER
 from domain.webhook_endpoint import Subscriptions
-from infrastructure.postgres.notices import NoticeSource
-from infrastructure.postgres.webhooks import WebhookSource
 from interfaces.bootstrap.background import jobs
-from interfaces.bootstrap.core import Core, open_core
-from interfaces.bootstrap.management import management
 from interfaces.bootstrap.workflow import successors
-from interfaces.settings import Settings
-from tests.kit.http_server import ROOT_SECRET, Back, QuickVerifiers, serving
+from tests.kit.http_server import Back, serving
 from tests.kit.service import eventually
+from tests.kit.successors import DAY, Owner, Told, back_ahead
 from tests.kit.webhooks import WebhookReceiver
 
-DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
-
-
-class ClockAhead:
-    """The database's time, and what a test puts before it."""
-
-    def __init__(self, real: Clock) -> None:
-        self._real = real
-        self.ahead = timedelta()
-
-    def now(self) -> datetime:
-        """The instant."""
-        return self._real.now() + self.ahead
-
-
-@dataclass
-class Owner:
-    """An account that wants successors handed over, with a key that is due."""
-
-    back: Back
-    receiver: WebhookReceiver
-    conninfo: str
-    path: str
-
-    def __post_init__(self) -> None:
-        manage = self.back.manage
-        account_id = self.back.account(Plan.TEAM)
-        self.endpoint = manage.webhooks.create(
-            account_id=account_id,
-            url=WebhookUrl(self.receiver.url(self.path)),
-            events=Subscriptions.parse(["invite.redeemed"]),
-            description=None,
-            by=self.back.origin(),
-        )
-        self.receiver.knows(self.endpoint.secret.reveal())
-        found = self.endpoint.endpoint
-        wanted = Handover(found.endpoint_id, found.url)
-        manage.accounts.hand_over_to(account_id=account_id, handover=wanted, by=self.back.origin())
-        self.key = self.back.key(account_id, ago=91 * DAY)
-
-    def run(self) -> None:
-        """What the leader does in one round."""
-        todo = jobs(self.back.core)
-        for name in ("rotation", "workflow", "successors", "workflow"):
-            todo[name].run()
-
-    def story(self) -> list[str]:
-        """The topics of the rotation, without when it is looked at."""
-        with psycopg.connect(self.conninfo) as connection:
-            rows = connection.execute(
-                "SELECT topic FROM ledger.events WHERE topic LIKE 'rotation.%' ORDER BY position"
-            ).fetchall()
-        return [topic for (topic,) in rows]
-
-    def later(self, by: timedelta) -> None:
-        """Some time passes, by the clock of those who act here."""
-        cast("ClockAhead", self.back.core.clock).ahead += by
-
-    def live_successors(self) -> list[str]:
-        """The ids of the successors that are accepted."""
-        with psycopg.connect(self.conninfo) as connection:
-            rows = connection.execute(
-                "SELECT key_id FROM views.keys WHERE replaces = %s AND revoked_at IS NULL", [self.key.id]
-            ).fetchall()
-        return [key_id for (key_id,) in rows]
-
-    def all_that_is_stored(self) -> str:
-        """The text of the ledger and the outbox."""
-        with psycopg.connect(self.conninfo) as connection:
-            rows = connection.execute(
-                "SELECT convert_from(state, 'UTF8') FROM ledger.events"
-                " UNION ALL SELECT payload::text FROM outbox.messages"
-            ).fetchall()
-        return "\n".join(text for (text,) in rows)
 
 
 @pytest.fixture
 def back(conninfo: str) -> Iterator[Back]:
-    loopback = Settings.read({"KEYLEDGER_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8"}).webhook_allowed_networks
-    settings = Settings(
-        database_url=conninfo,
-        secret_keys=(ROOT_SECRET,),
-        database_connections=4,
-        webhook_allowed_networks=loopback,
-    )
-    with ExitStack() as stack:
-        opened = open_core(settings, conninfo, stack)
-        clock = cast("Any", ClockAhead(opened.clock))
-        core: Core = replace(opened, verifiers=cast("Any", QuickVerifiers()), clock=clock)
-        yield Back(core, management(core))
+    with back_ahead(conninfo) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -300,39 +205,12 @@ def test_the_owner_hears_of_the_successor_that_arrived_alone(
     before = told.messages()
     owner.run()
     assert (len(receiver.hits("/500")), told.messages()) == (1, before)
-    wanted = Handover(found.endpoint_id, receiver.url("/204"))
-    back.manage.webhooks.change(
-        account_id=found.account_id,
-        endpoint_id=found.endpoint_id,
-        change=EndpointChange(url=WebhookUrl(wanted.url)),
-        by=back.origin(),
-    )
-    back.manage.accounts.hand_over_to(account_id=found.account_id, handover=wanted, by=back.origin())
+    owner.moves_to(receiver.url("/204"))
     owner.later(HOUR)
     owner.run()
     (successor_id,) = owner.live_successors()
     news = [each for each in told.messages() if each not in before]
     assert news == [("key_created", successor_id), ("key.rotated", owner.key.id)]
-
-
-@dataclass(frozen=True)
-class Told:
-    """What the ledger's events tell an account's owner, as the outbox makes it."""
-
-    back: Back
-    conninfo: str
-
-    def messages(self) -> list[tuple[str, str]]:
-        """The kinds, and which keys they are about, mails before webhooks."""
-        made: list[tuple[str, str]] = []
-        sources = (NoticeSource(), WebhookSource())
-        with psycopg.connect(self.conninfo) as connection, connection.cursor() as cursor:
-            for source in sources:
-                for position, event in self.back.core.ledger.read(after=0, limit=1000, topics=source.topics):
-                    messages = [] if event is None else source.messages_for(cursor, event, position)
-                    payloads = [(each.kind, cast("Any", each.payload)) for each in messages]
-                    made += [(kind, body.get("thing_id") or body["data"]["id"]) for kind, body in payloads]
-        return made
 
 
 def test_from_the_day_it_is_due_to_its_end(

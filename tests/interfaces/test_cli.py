@@ -407,3 +407,22 @@ def test_when_a_key_is_due_is_set_for_the_account_and_for_a_key(keyledger: Keyle
     assert span == timedelta(days=30)
     _assert_refused(keyledger("account", "rotate-after", account, "--days", "0"), Exit.REFUSED)
     _assert_refused(keyledger("key", "rotate-after", key["id"], "--days", "3651"), Exit.REFUSED)
+
+
+def test_an_imported_key_is_due_at_its_accounts_age(keyledger: Keyledger, account: str, tmp_path: Path) -> None:
+    """Counted from its creation there, or from the import; a later change of the account's age leaves it as it is."""
+    assert keyledger("account", "rotate-after", account, "--days", "30").code == Exit.OK
+    line = {"name": "Moved", "environment": "live", "prefix": "acme", "algorithm": "sha256"}
+    aged = {"hash": "ab" * 32, "created_at": "2026-01-02T03:04:05Z"}
+    source = tmp_path / "keys.jsonl"
+    source.write_text("\n".join(json.dumps(line | more) for more in (aged, {"hash": "cd" * 32})), encoding="utf-8")
+    done = keyledger("key", "import", "--account", account, "--file", str(source), "--json")
+    assert (done.code, done.json["imported"]) == (Exit.OK, 2), done.err
+    assert keyledger("account", "rotate-after", account, "--days", "90").code == Exit.OK
+    moved = {each["id"] for each in done.json["keys"]}
+    listed = keyledger("key", "list", "--account", account, "--limit", "100", "--json").json["data"]
+    keys = [key for key in listed if key["id"] in moved]
+    assert [key["rotation_due_days"] for key in keys] == [30, 30]
+    ages = [datetime.fromisoformat(key["rotation_due_at"]) - datetime.fromisoformat(key["created_at"]) for key in keys]
+    assert ages == [timedelta(days=30)] * 2
+    assert "2026-02-01T03:04:05Z" in {key["rotation_due_at"] for key in keys}

@@ -4,6 +4,7 @@ import base64
 import json
 import subprocess
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,7 +14,9 @@ import pytest
 from domain.credential import SECRET_CHARACTERS, parse_key
 from infrastructure.postgres_binaries import binaries_for
 from tests.kit.http import Answer, Client
+from tests.kit.inside import inside
 from tests.kit.service import DEADLINE_SECONDS, Service, eventually
+from tests.kit.webhooks import WebhookReceiver
 
 pytestmark = pytest.mark.journey
 
@@ -138,18 +141,23 @@ def test_no_list_has_a_field_for_the_key(story: tuple[list[str], list[Answer]]) 
 def test_the_database_does_not_hold_it(service: Service, story: tuple[list[str], list[Answer]]) -> None:
     """Neither a whole dump nor any event's bytes have any key's secret, the first key's included."""
     keys = [*story[0], service.demo_key]
-    dump = subprocess.run(
-        [binaries_for(service.data_dir / "postgres") / "pg_dump", "--inserts", f"--dbname={service.conninfo}"],
-        capture_output=True,
-        check=True,
-        timeout=DEADLINE_SECONDS,
-    ).stdout
+    dump = dump_of(service)
     assert all(prefix.encode() in dump for prefix in {key.rpartition("_")[0] for key in keys})
     assert found(dump, keys) == []
     with psycopg.connect(service.conninfo) as connection:
         states = [bytes(state) for (state,) in connection.execute("SELECT state FROM ledger.events")]
     assert {json.loads(state).get("prefix") for state in states} >= {key.rpartition("_")[0] for key in keys}
     assert found(b"\n".join(states), keys) == []
+
+
+def dump_of(service: Service) -> bytes:
+    """All that `pg_dump` says, bytea in hex."""
+    return subprocess.run(
+        [binaries_for(service.data_dir / "postgres") / "pg_dump", "--inserts", f"--dbname={service.conninfo}"],
+        capture_output=True,
+        check=True,
+        timeout=DEADLINE_SECONDS,
+    ).stdout
 
 
 def test_the_logs_do_not_hold_it(service: Service, story: tuple[list[str], list[Answer]]) -> None:
@@ -213,3 +221,66 @@ def webhook_forms(secret: str) -> set[bytes]:
     """A webhook's secret as text and as bytes, each also in hex."""
     plain = {bare(secret), bare(secret).replace(b"+", b"-").replace(b"/", b"_"), base64.b64decode(bare(secret))}
     return plain | {text.hex().encode() for text in plain}
+
+
+def test_a_successor_that_is_handed_over_is_in_its_receivers_body_alone(place: Path) -> None:
+    """One that was refused and one that was taken: neither secret is in the database, an answer, a log or any file.
+
+    The service does it all by itself: the key falls due, the first attempt is answered 401, the second one 204, and
+    the owner's other webhook and mails are told.
+    """
+    settings = {"webhook_allowed_networks": "127.0.0.0/8", "settlement_window_seconds": 1}
+    with WebhookReceiver(place / "receiver") as receiver, Service(place / "service", **settings) as service:
+        with inside(service) as back:
+            owned = back.key(back.account())
+        with service.client(owned.secret) as owner:
+            endpoints = [
+                owner.done("POST", "/api/webhooks", {"url": receiver.url(path), "events": events})
+                for path, events in (("/told", ["key.*"]), ("/taken", ["invite.redeemed"]))
+            ]
+            owner.done("PATCH", "/api/account", {"hand_over_to": endpoints[1]["id"]})
+            with inside(service) as back:
+                due = back.key(owned.account_id, name="Due", ago=timedelta(days=91))
+            eventually(lambda: receiver.hits("/taken"), "the first attempt")
+            receiver.knows(*(endpoint["secret"] for endpoint in endpoints))
+            eventually(lambda: len(receiver.hits("/taken")) == 2, "the second attempt")
+            bodies = [json.loads(hit["body"])["data"] for hit in receiver.hits("/taken")]
+            keys = [body["key"] for body in bodies]
+            assert [hit["verified_by"] for hit in receiver.hits("/taken")] == [None, 1]
+            assert [owner.get("/api/campaigns", key=key).status for key in keys] == [401, 200]
+
+            def all_is_told() -> bool:
+                told = owner.pages(f"/api/webhooks/{endpoints[0]['id']}/deliveries")
+                kinds = {each["type"] for each in told if each["status"] == "delivered"}
+                used = owner.done("GET", f"/api/keys/{bodies[1]['id']}/events")["data"]
+                return "key.rotated" in kinds and any(event["type"] == "key.used" for event in used)
+
+            eventually(all_is_told, "the other webhook is told, and the use is settled")
+            for path in (
+                "/api/keys",
+                "/api/webhooks",
+                *(f"/api/webhooks/{each['id']}/deliveries" for each in endpoints),
+            ):
+                owner.pages(path)
+            for key_id in (due.id, *(body["id"] for body in bodies)):
+                owner.pages(f"/api/keys/{key_id}/events")
+                owner.get(f"/api/keys/{key_id}")
+            assert owner.request("GET", "/metrics").status == 200
+            answers = repr([(answer.headers, answer.body) for answer in owner.received]).encode()
+        dump = dump_of(service)
+        assert all(body["id"].encode() in dump and body["prefix"].encode() in dump for body in bodies)
+        assert b"rotation.handed_over" in dump
+        with psycopg.connect(service.conninfo) as connection:
+            stored = connection.execute(
+                "SELECT state FROM ledger.events"
+                " UNION ALL SELECT convert_to(each::text, 'UTF8') FROM outbox.messages each"
+                " UNION ALL SELECT convert_to(each::text, 'UTF8') FROM outbox.attempts each"
+            ).fetchall()
+            connection.execute("CHECKPOINT")  # so that the tables' files have what the log has
+        texts = b"\n".join(bytes(text) for (text,) in stored)
+        assert b"not accepted (401)" in texts
+        files = [service.errors, service.output, *(file for file in service.data_dir.rglob("*") if file.is_file())]
+        places = {"answers": answers, "dump": dump, "stored": texts} | {str(file): content(file) for file in files}
+        assert [name for name, text in places.items() if found(text, keys)] == []
+    told, taken = (json.dumps(receiver.hits(path)).encode() for path in ("/told", "/taken"))
+    assert (found(told, keys), found(taken, keys)) == ([], keys)

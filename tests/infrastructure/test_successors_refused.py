@@ -1,0 +1,155 @@
+"""Successors that come to nothing because of what their owner did, and one that is used just as it is given up."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from application.outbox import Failed, Message, Outcome
+from application.webhooks import EndpointChange
+from domain.access import Plan
+from domain.api_key import ApiKey, KeyStatus
+from interfaces.bootstrap.background import jobs
+from interfaces.bootstrap.workflow import successors
+from tests.kit.http_server import Back, HttpServer, serving
+from tests.kit.successors import DAY, Owner, Told, back_ahead
+from tests.kit.webhooks import WebhookReceiver
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def back(conninfo: str) -> Iterator[Back]:
+    with back_ahead(conninfo) as opened:
+        yield opened
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[WebhookReceiver]:
+    with WebhookReceiver(tmp_path) as running:
+        yield running
+
+
+def without_webhooks(owner: Owner) -> None:
+    """The account's plan has none any more."""
+    owner.back.manage.accounts.change_plan(account_id=owner.key.account_id, plan=Plan.FREE, by=owner.back.origin())
+
+
+def disabled(owner: Owner) -> None:
+    """The webhook is switched off."""
+    found = owner.endpoint.endpoint
+    owner.back.manage.webhooks.change(
+        account_id=found.account_id,
+        endpoint_id=found.endpoint_id,
+        change=EndpointChange(is_enabled=False),
+        by=owner.back.origin(),
+    )
+
+
+def deleted(owner: Owner) -> None:
+    """The webhook is no more."""
+    found = owner.endpoint.endpoint
+    owner.back.manage.webhooks.delete(
+        account_id=found.account_id, endpoint_id=found.endpoint_id, by=owner.back.origin()
+    )
+
+
+def unwanted(owner: Owner) -> None:
+    """The owner wants no successors handed over any more."""
+    owner.back.manage.accounts.hand_over_to(account_id=owner.key.account_id, handover=None, by=owner.back.origin())
+
+
+FALLBACKS: dict[Callable[[Owner], None], str] = {
+    without_webhooks: "the account has no webhooks at present",
+    disabled: "the webhook was deleted or is disabled",
+    deleted: "the webhook was deleted or is disabled",
+    unwanted: "the owner no longer wants successors handed over to this webhook",
+}
+
+
+@pytest.mark.parametrize("attempts", [0, 1])
+@pytest.mark.parametrize("happens", FALLBACKS)
+def test_the_owner_is_told_where_no_successor_can_be_handed_over(
+    back: Back, receiver: WebhookReceiver, conninfo: str, happens: Callable[[Owner], None], attempts: int
+) -> None:
+    """Before the first attempt or after one: no other is made, no successor lives, the key is due, told of once."""
+    owner = Owner(back, receiver, conninfo, "/500")
+    told = Told(back, conninfo)
+    todo = jobs(back.core)
+    todo["rotation"].run()
+    todo["workflow"].run()
+    if attempts:
+        todo["successors"].run()
+        assert len(owner.live_successors()) == 1
+    happens(owner)
+    for _ in range(3):
+        owner.later(HOUR)
+        owner.run()
+    assert len(receiver.hits()) == attempts
+    assert owner.live_successors() == []
+    key = back.core.ledger.load(ApiKey, owner.key.id)
+    assert (key.status(back.origin().at), key.replaced_by) == (KeyStatus.ROTATION_DUE, None)
+    assert owner.story()[2:] == [
+        *["rotation.successor_offered", "rotation.handover_failed"] * attempts,
+        "rotation.handover_failed", "rotation.notified",
+    ]  # fmt: skip
+    assert owner.errors()[-1] == FALLBACKS[happens]
+    assert [about for kind, about in told.messages() if kind == "rotation_due"] == [owner.key.id]
+
+
+class UsedAtOnce:
+    """The port `SuccessorHandover`: a receiver that uses the key that it was sent, and whose answer is lost."""
+
+    def __init__(self, server: HttpServer, *, permanent: bool) -> None:
+        self._server = server
+        self._permanent = permanent
+        self.sent: list[str] = []
+
+    def deliver(self, message: Message) -> Outcome:
+        """One accepted request with the key; then the failure."""
+        key = json.loads(json.dumps(message.payload))["data"]
+        self.sent.append(key["id"])
+        with self._server.client(key["key"]) as client:
+            assert client.get("/api/campaigns").status == 200
+        return Failed("the connection was lost", permanent=self._permanent)
+
+
+@pytest.mark.parametrize("permanent", [True, False])
+def test_a_successor_that_is_used_as_it_is_given_up_is_not_taken_back(
+    back: Back, receiver: WebhookReceiver, conninfo: str, tmp_path: Path, *, permanent: bool
+) -> None:
+    """Neither after the last attempt nor by the next: it is accepted, the old key ends, nobody is told it is due."""
+    owner = Owner(back, receiver, conninfo, "/never")
+    todo = jobs(back.core)
+    todo["rotation"].run()
+    todo["workflow"].run()
+    with serving(conninfo, tmp_path / "log") as server:
+        handover = UsedAtOnce(server, permanent=permanent)
+        made = successors(back.core, handover=handover)
+        made.hand_over_due()
+        if not permanent:
+            owner.later(HOUR)
+            made.hand_over_due()
+        assert owner.live_successors() == handover.sent
+        assert len(handover.sent) == 1
+        assert owner.errors() == [
+            "the connection was lost",
+            *([] if permanent else ["The key's successor is already in use; rotate the successor instead"]),
+        ]
+        for wait, names in ((HOUR, ("settlement", "workflow", "grace")), (DAY, ("retirement", "workflow", "workflow"))):
+            owner.later(wait)
+            for name in names:
+                todo[name].run()
+    key, successor = (back.core.ledger.load(ApiKey, key_id) for key_id in (owner.key.id, *handover.sent))
+    now = back.origin().at
+    assert (key.status(now), key.replaced_by) == (KeyStatus.REVOKED, successor.key_id)
+    assert successor.status(now) is KeyStatus.ACTIVE
+    story = owner.story()
+    assert "rotation.notified" not in story
+    assert story[-5:] == [
+        "rotation.successor_created", "rotation.successor_used", "rotation.grace_began", "rotation.retired",
+        "rotation.closed",
+    ]  # fmt: skip
+    assert receiver.hits() == []
