@@ -134,7 +134,7 @@ class Told:
         with psycopg.connect(self.conninfo) as connection, connection.cursor() as cursor:
             for source in sources:
                 for position, event in self.back.core.ledger.read(after=0, limit=1000, topics=source.topics):
-                    messages = [] if event is None else source.messages_for(cursor, event, position)
+                    messages = () if event is None else source.messages_for(cursor, event, position)
                     payloads = [(each.kind, cast("Any", each.payload)) for each in messages]
                     made += [(kind, body.get("thing_id") or body["data"]["id"]) for kind, body in payloads]
         return made
