@@ -340,6 +340,10 @@ class AccessLog(Protocol):
         """
         ...
 
+    def await_batch(self, waiter: object, deliver: Callable[[Sequence[Any], UnavailableError | None], None]) -> None:
+        """Has ``waiter`` told when the next batch is written or given up. To be called before a row is submitted."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class KeyUsage:

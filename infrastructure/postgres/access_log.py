@@ -109,6 +109,7 @@ class PostgresAccessLog:
         self._closing = Flag()
         self._ended = Flag()
         self._close_at = float("inf")
+        self._onlookers: list[tuple[Any, Deliver]] = []
         self._thread = Thread(target=self._run, name="access-log", daemon=True)
         self._connection: _Connection | None = None
         self._run_id = run_id
@@ -157,6 +158,10 @@ class PostgresAccessLog:
         self._queue.put((kind, occurred_at, request_id, waiter, deliver, time.monotonic()))
         if self._ended.is_set():
             self._refuse([])
+
+    def await_batch(self, waiter: Any, deliver: Deliver) -> None:
+        """Has ``deliver`` called once when the next batch is written or given up. Call it before `submit`."""
+        self._onlookers.append((waiter, deliver))
 
     def close(self) -> None:
         """Takes no more rows, writes what is queued within 5 s, and gives up the rest."""
@@ -227,7 +232,7 @@ class PostgresAccessLog:
             else:
                 if failures:
                     log.info("access_log_writes_again", rows=len(batch))
-                _tell(batch, None)
+                self._tell(batch, None)
                 return
 
     def _commit(self, count: int, values: dict[str, Any], give_up_at: float) -> None:
@@ -255,7 +260,7 @@ class PostgresAccessLog:
     def _give_up(self, batch: Sequence[_Queued], error: psycopg.Error) -> None:
         self._numbered += len(batch)
         log.error("access_log_gave_up", rows=len(batch), reason=_reason(error))
-        _tell(batch, UnavailableError("The access log cannot be written", context={"reason": _reason(error)}))
+        self._tell(batch, UnavailableError("The access log cannot be written", context={"reason": _reason(error)}))
 
     def _make_partitions(self, batch: Sequence[_Queued]) -> None:
         """For a day without its partition: the leader, who makes them ahead, was away, or a clock was set."""
@@ -299,20 +304,23 @@ class PostgresAccessLog:
                 entry = self._queue.get_nowait()
                 if entry is not None:
                     rest.append(entry)
-        _tell(rest, UnavailableError("The access log is closed"))
+        self._tell(rest, UnavailableError("The access log is closed"))
+
+    def _tell(self, batch: Iterable[_Queued], error: UnavailableError | None) -> None:
+        waiters: dict[Deliver, list[Any]] = {}
+        for queued in batch:
+            if queued[_WAITER] is not None:
+                waiters.setdefault(queued[_DELIVER], []).append(queued[_WAITER])
+        onlookers = self._onlookers[:]
+        del self._onlookers[: len(onlookers)]  # who comes meanwhile stands behind these
+        for waiter, deliver in onlookers:
+            waiters.setdefault(deliver, []).append(waiter)
+        for deliver, those in waiters.items():
+            deliver(those, error)
 
 
 def _reason(error: psycopg.Error) -> str:
     return error.diag.message_primary or str(error)  # the details may quote a row
-
-
-def _tell(batch: Iterable[_Queued], error: UnavailableError | None) -> None:
-    waiters: dict[Deliver, list[Any]] = {}
-    for queued in batch:
-        if queued[_WAITER] is not None:
-            waiters.setdefault(queued[_DELIVER], []).append(queued[_WAITER])
-    for deliver, those in waiters.items():
-        deliver(those, error)
 
 
 def _complete(futures: Sequence["Future[None]"], error: UnavailableError | None) -> None:

@@ -29,7 +29,7 @@ from interfaces.http.request import AddressText, credential_of, record_of
 NEED = "need"
 ENDPOINT_CHARACTERS_MAX = 512
 KINDS_MAX = 10_000
-ROWS_BEHIND_MAX = 4_000
+ROWS_BEHIND_MAX = 2_000
 PATIENCE_SECONDS = 2.0
 
 
@@ -166,29 +166,31 @@ class Gatekeeper:
         kind = self.kinds.of(authentication, method, endpoint, status, client_ip)
         return self.leave(kind, self.clock.now(), request_id)
 
-    @property
-    def waits_for_rows(self) -> bool:
-        """Whether an answer waits for its row: always with `commit`; with `buffered` while the writer is behind.
-
-        So a writer that cannot keep up slows its callers down, in place of filling its queue until it refuses them.
-        """
-        return self.awaits_commit or self.access_log.queued > ROWS_BEHIND_MAX
-
     def leave(self, kind: AccessKind, occurred_at: datetime, request_id: str) -> "asyncio.Future[None] | None":
-        """As ``log``, for a row whose kind is known."""
-        if not self.waits_for_rows:
+        """As ``log``, for a row whose kind is known.
+
+        With `buffered` an answer waits while the writer is behind, for its next batch: so a writer that cannot keep up
+        slows its callers down, in place of filling its queue until it refuses them.
+        """
+        if self.awaits_commit:
+            loop = asyncio.get_running_loop()
+            committed: asyncio.Future[None] = loop.create_future()
+            self.access_log.submit(kind, occurred_at, request_id, committed, _deliver_to(loop))
+            return committed
+        if self.access_log.queued <= ROWS_BEHIND_MAX:
             self.access_log.submit(kind, occurred_at, request_id, None, _nobody_waits)
             return None
         loop = asyncio.get_running_loop()
-        committed: asyncio.Future[None] = loop.create_future()
-        self.access_log.submit(kind, occurred_at, request_id, committed, _deliver_to(loop))
-        return committed if self.awaits_commit else asyncio.ensure_future(_within_patience(committed))
+        batch: asyncio.Future[None] = loop.create_future()
+        self.access_log.await_batch(batch, _deliver_to(loop))
+        self.access_log.submit(kind, occurred_at, request_id, None, _nobody_waits)
+        return asyncio.ensure_future(_within_patience(batch))
 
 
-async def _within_patience(committed: "asyncio.Future[None]") -> None:
-    # With `commit` the writer gives a row up in time; a buffered row it keeps, and only its answer is given up.
+async def _within_patience(batch: "asyncio.Future[None]") -> None:
+    # A buffered row is kept while it cannot be written, and only its answer is given up.
     try:
-        await asyncio.wait_for(committed, PATIENCE_SECONDS)
+        await asyncio.wait_for(batch, PATIENCE_SECONDS)
     except TimeoutError as error:
         raise UnavailableError("The access log cannot keep up") from error
 

@@ -399,6 +399,32 @@ def test_waiters_are_told_once_for_each_batch(open_log: OpenLog, conninfo: str) 
     assert told.get(timeout=5) == (list(range(1, 51)), None)
 
 
+def test_whoever_awaits_a_batch_is_told_when_the_next_is_written(open_log: OpenLog, conninfo: str) -> None:
+    """Of whichever ends first, once; and of the end of the log."""
+    log = open_log(durability="buffered", flush=timedelta(milliseconds=1))
+    told: SimpleQueue[tuple[Sequence[Any], UnavailableError | None]] = SimpleQueue()
+
+    def deliver(waiters: Sequence[Any], error: UnavailableError | None) -> None:
+        told.put((waiters, error))
+
+    with psycopg.connect(conninfo) as blocker:
+        blocker.execute("LOCK TABLE usage.writers")
+        log.write(a_row(1))
+        poll(lambda: log.queued == 0)
+        for waiter in ("first", "second"):
+            log.await_batch(waiter, deliver)
+        log.write(a_row(2))
+        assert told.empty()
+    assert told.get(timeout=5) == (["first", "second"], None)
+    poll(lambda: log.queued == 0)
+    log.await_batch("third", deliver)
+    log.close()
+    waiters, error = told.get(timeout=5)
+    assert waiters == ["third"]
+    assert error is None or isinstance(error, UnavailableError)
+    assert told.empty()
+
+
 def test_a_run_that_was_ended_meanwhile_gets_a_successor(open_log: OpenLog, watcher: psycopg.Connection[Any]) -> None:
     """A process that stood still so long that its run was closed writes on in a new run, from row 1."""
     log = open_log()

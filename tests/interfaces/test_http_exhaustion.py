@@ -10,7 +10,7 @@ from tests.kit.http_server import HttpServer, serving
 from tests.kit.load import Load
 from tests.kit.service import eventually
 
-BEHIND_ROWS = 4_000
+BEHIND_ROWS = 2_000
 """So many rows may wait for a writer that is behind before answers do, as the settings say."""
 REFUSE = """
     CREATE FUNCTION usage.refuse() RETURNS trigger LANGUAGE plpgsql AS
