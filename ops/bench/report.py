@@ -14,7 +14,7 @@ packages. `ops/bench/run --quick` takes a few minutes and writes into `var/bench
 compared; the ratios of one run can.
 
 - One core for the server under test, whichever it is, with all its threads; the other for the load (wrk, one thread, 32
-  kept-alive connections, as fast as it goes), PostgreSQL with its defaults, and our background process. In (d) and (f)
+  kept-alive connections, as fast as it goes), PostgreSQL as we start it, and our background process. In (d) and (f)
   all share both cores.
 - All servers that are compared run at once, and take turns, round by round. A figure is the median of the rounds; in
   brackets are the lowest and the highest. A ratio is that of the two rounds that followed each other.
