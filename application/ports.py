@@ -341,7 +341,10 @@ class AccessLog(Protocol):
         ...
 
     def await_batch(self, waiter: object, deliver: Callable[[Sequence[Any], UnavailableError | None], None]) -> None:
-        """Has ``waiter`` told when the next batch is written or given up. To be called before a row is submitted."""
+        """Has ``waiter`` told when the next batch is written or given up. To be called before a row is submitted.
+
+        UnavailableError at once when the queue is full.
+        """
         ...
 
 

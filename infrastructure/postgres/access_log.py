@@ -153,14 +153,17 @@ class PostgresAccessLog:
         batch. Rows are told together when their ``deliver`` is equal: make it once, not for each row (two `partial`
         objects are never equal). In buffered mode it comes after the flush, and nobody need wait for it.
         """
-        if self._closing.is_set() or self._queue.qsize() >= self._queue_rows_max:
-            raise UnavailableError("The access log cannot take the request")
+        self._check_room()
         self._queue.put((kind, occurred_at, request_id, waiter, deliver, time.monotonic()))
         if self._ended.is_set():
             self._refuse([])
 
     def await_batch(self, waiter: Any, deliver: Deliver) -> None:
-        """Has ``deliver`` called once when the next batch is written or given up. Call it before `submit`."""
+        """Has ``deliver`` called once when the next batch is written or given up. Call it before `submit`.
+
+        Raises UnavailableError as that does: no more wait than rows may be queued, however long none is written.
+        """
+        self._check_room()
         self._onlookers.append((waiter, deliver))
 
     def close(self) -> None:
@@ -170,6 +173,10 @@ class PostgresAccessLog:
             self._closing.set()
             self._queue.put(None)
         self._thread.join()
+
+    def _check_room(self) -> None:
+        if self._closing.is_set() or self._queue.qsize() >= self._queue_rows_max:
+            raise UnavailableError("The access log cannot take the request")
 
     def _run(self) -> None:
         batch: list[_Queued] = []

@@ -425,6 +425,18 @@ def test_whoever_awaits_a_batch_is_told_when_the_next_is_written(open_log: OpenL
     assert told.empty()
 
 
+def test_no_more_await_a_batch_than_rows_may_wait(open_log: OpenLog, conninfo: str) -> None:
+    """While nothing can be written, whoever comes to a full queue is refused, and not kept."""
+    log = open_log(durability="buffered", flush=timedelta(milliseconds=1), queue_rows_max=1)
+    with psycopg.connect(conninfo) as blocker:
+        blocker.execute("LOCK TABLE usage.writers")
+        log.write(a_row(1))
+        poll(lambda: log.queued == 0)
+        log.write(a_row(2))
+        with pytest.raises(UnavailableError):
+            log.await_batch("late", pytest.fail)
+
+
 def test_a_run_that_was_ended_meanwhile_gets_a_successor(open_log: OpenLog, watcher: psycopg.Connection[Any]) -> None:
     """A process that stood still so long that its run was closed writes on in a new run, from row 1."""
     log = open_log()
