@@ -35,7 +35,7 @@ class MailBody(msgspec.Struct):
     @classmethod
     def of(cls, mail: MailView) -> Self:
         """The body of a mail."""
-        attempts = [AttemptBody(each.at, each.status, each.latency_ms, each.error) for each in mail.attempts]
+        attempts = [AttemptBody.of(each) for each in mail.attempts]
         return cls(
             mail.mail_id,
             mail.account_id,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from application.webhooks import GRACE_DEFAULT, GRACE_MAX, DeliveryView, EndpointView
+from application.webhooks import GRACE_DEFAULT, GRACE_MAX, AttemptView, DeliveryView, EndpointView
 from domain.naming import Note
 from interfaces.http.caller import parsed
 
@@ -82,6 +82,11 @@ class AttemptBody(msgspec.Struct):
     latency_ms: int
     error: str | None
 
+    @classmethod
+    def of(cls, attempt: AttemptView) -> Self:
+        """The body of an attempt."""
+        return cls(attempt.at, attempt.status, attempt.latency_ms, attempt.error)
+
 
 class DeliveryBody(msgspec.Struct):
     """One message: its ``id`` is the `webhook-id` of every attempt. ``next_attempt_at`` is null after the last."""
@@ -96,7 +101,7 @@ class DeliveryBody(msgspec.Struct):
     @classmethod
     def of(cls, delivery: DeliveryView) -> Self:
         """The body of a delivery."""
-        attempts = [AttemptBody(each.at, each.status, each.latency_ms, each.error) for each in delivery.attempts]
+        attempts = [AttemptBody.of(each) for each in delivery.attempts]
         return cls(
             delivery.delivery_id,
             delivery.type,
