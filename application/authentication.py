@@ -103,12 +103,13 @@ class Authenticator:
             return None
         return presented
 
-    def accepted(self, raw: bytes, client: Address | None, now: datetime) -> VerifiedKey | None:
+    def accepted(self, raw: bytes, client: Address | None, elapsed: float, now: datetime) -> VerifiedKey | None:
         """The key of a credential that is remembered, fresh and accepted at ``now``, where nothing more is asked of it.
 
-        None in every other case, whatever the reason: ``recall`` tells.
+        ``elapsed`` is the same instant by the lease's clock, and not before the request came in: what was true then
+        may be answered. None in every other case, whatever the reason: ``recall`` tells.
         """
-        if not self._verified.is_fresh:
+        if not self._verified.is_fresh_at(elapsed):
             return None
         known = self._verified.recall(self._verified.fingerprint(raw))
         if known is None or now < known.open_until:

@@ -23,6 +23,18 @@ class Clock(Protocol):
         ...
 
 
+class SteadyClock(Clock, Protocol):
+    """A clock that is read once for several questions: what has elapsed, and which instant that was."""
+
+    def elapsed(self) -> float:
+        """Seconds of a clock that never steps and does not stop while the machine sleeps."""
+        ...
+
+    def at(self, elapsed: float) -> datetime:
+        """The instant when ``elapsed`` was read, aware UTC."""
+        ...
+
+
 class Entropy(Protocol):
     """Randomness fit for credentials."""
 

@@ -68,6 +68,10 @@ class VerifiedKeys:
         """Whether what is remembered may be believed now."""
         return self._elapsed() < self._fresh_until
 
+    def is_fresh_at(self, elapsed: float) -> bool:
+        """Whether what is remembered may be believed then."""
+        return elapsed < self._fresh_until
+
     @property
     def applied(self) -> int:
         """The newest position whose change is in here."""

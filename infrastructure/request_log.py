@@ -1,14 +1,13 @@
 """What is told of each request, in batches: its canonical line, and its part of the counts.
 
 One line a request is most of what a serving process says. The general chain takes 20 µs for one, half of it in the
-system call; this takes half a µs of the one who answers, and 1.5 µs later for its share of a batch, which is told every
-100 ms. A path that could hold a credential goes the general way, where it is redacted.
+system call; this takes half a µs of the one who answers, and 0.8 µs later for its share of a batch, which is told every
+100 ms: what alike requests have in common is written once, and the times of a batch in one go. A path that could hold a credential goes the general way, where it is redacted.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
-from functools import lru_cache
 from threading import Event as Flag
 from threading import Lock, Thread
 from typing import BinaryIO, Self
@@ -20,6 +19,8 @@ from infrastructure.redaction import is_suspect
 
 FLUSH_SECONDS = 0.1
 LINES_MAX = 10_000
+KINDS_MAX = 4096
+LINES_AT_ONCE = 250  # some 60 kB: larger pieces are mapped and unmapped each time, which takes a third of all this
 PATH_CHARACTERS_MAX = 256
 METHOD_CHARACTERS_MAX = 16
 
@@ -27,14 +28,19 @@ CountRequests = Callable[[Sequence[tuple[str, int, str, float]]], None]
 """Told of requests: route template, status, outcome, milliseconds; an empty text where there is none."""
 
 
-# A plain tuple of what `write` takes is queued: naming its fields takes six times as long.
-_Fields = tuple[datetime, str, str, str | None, int, float, str, str | None, str | None, str | None, str | None]
+RequestKind = tuple[str, str, str | None, int, str | None, str | None, str | None, str | None]
+"""What the lines of alike requests share: method, path, route, status, key id, account id, outcome, client address.
+
+None: not known.
+"""
+
+# Plain tuples are queued: naming their fields takes six times as long.
+_Told = tuple[RequestKind, datetime, float, str]
 
 
-class _Line(msgspec.Struct, gc=False):
-    """As the chain orders them."""
+class _Head(msgspec.Struct):
+    """What a line says before the duration, as the chain orders it."""
 
-    timestamp: datetime
     level: str
     service: str
     event: str
@@ -42,17 +48,15 @@ class _Line(msgspec.Struct, gc=False):
     path: str
     route: str | None
     status: int
-    duration_ms: float
-    request_id: str
+
+
+class _Tail(msgspec.Struct):
+    """What a line says after the request's id."""
+
     key_id: str | None
     account_id: str | None
     outcome: str | None
     client_ip: str | None
-
-
-@lru_cache(maxsize=1024)
-def _is_plain(path: str) -> bool:
-    return path.isascii() and not is_suspect(path)
 
 
 class RequestLog:
@@ -67,7 +71,8 @@ class RequestLog:
         self._stream = stream
         self._service = service
         self._encoder = msgspec.json.Encoder(enc_hook=str)
-        self._requests: list[_Fields] = []
+        self._words: dict[RequestKind, tuple[str, str]] = {}
+        self._requests: list[_Told] = []
         self._taking = Lock()
         self._stop = Flag()
         self._thread = Thread(target=self._run, name="request-log", daemon=True)
@@ -80,27 +85,9 @@ class RequestLog:
         self._stop.set()
         self._thread.join()
 
-    def write(  # noqa: PLR0913, PLR0917 - the fields of a request, by position on the hot path
-        self,
-        at: datetime,
-        method: str,
-        path: str,
-        route: str | None,
-        status: int,
-        duration_ms: float,
-        request_id: str,
-        key_id: str | None,
-        account_id: str | None,
-        outcome: str | None,
-        client_ip: str | None,
-    ) -> None:
-        """Tells of a request, soon; at once when so many wait that it has to slow its callers down.
-
-        ``route``, ``key_id``, ``account_id``, ``outcome``, ``client_ip`` None: not known.
-        """
-        self._requests.append(
-            (at, method, path, route, status, duration_ms, request_id, key_id, account_id, outcome, client_ip)
-        )
+    def write(self, kind: RequestKind, at: datetime, duration_ms: float, request_id: str) -> None:
+        """Tells of a request, soon; at once when so many wait that it has to slow its callers down."""
+        self._requests.append((kind, at, duration_ms, request_id))
         if len(self._requests) >= LINES_MAX:
             self._flush()
 
@@ -114,33 +101,61 @@ class RequestLog:
             # What is appended meanwhile stays behind these: both steps are single ones of the interpreter.
             taken = self._requests[:]
             del self._requests[: len(taken)]
-        if not taken:
-            return
-        lines: list[_Line] = []
-        counted: list[tuple[str, int, str, float]] = []
-        for request in taken:
-            at, method, path, route, status, duration_ms, request_id, key_id, account_id, outcome, client_ip = request
-            counted.append((route or "", status, outcome or "", duration_ms))
-            if self._stream is None or not _is_plain(path):
-                log_request(  # the chain says itself when the line was written
-                    method=method,
-                    path=path,
-                    route=route,
-                    status=status,
-                    duration_ms=duration_ms,
-                    request_id=request_id,
-                    key_id=key_id,
-                    account_id=account_id,
-                    outcome=outcome,
-                    client_ip=client_ip,
-                )
-                continue
-            lines.append(_Line(
-                at, "info", self._service, "http_request", method[:METHOD_CHARACTERS_MAX], path[:PATH_CHARACTERS_MAX],
-                route, status, round(duration_ms, 3), request_id, key_id, account_id, outcome, client_ip,
-            ))  # fmt: skip
-        self._count(counted)
+        for start in range(0, len(taken), LINES_AT_ONCE):
+            self._tell(taken[start : start + LINES_AT_ONCE])
+
+    def _tell(self, told: Sequence[_Told]) -> None:
+        self._count([(kind[2] or "", kind[3], kind[6] or "", duration_ms) for kind, _, duration_ms, _ in told])
+        lines = self._lines(told)
         if self._stream is not None and lines:
             with suppress(OSError):  # nobody reads the log any more: its lines are lost, and the counts go on
-                self._stream.write(self._encoder.encode_lines(lines))
+                self._stream.write("".join(lines).encode())
                 self._stream.flush()
+
+    def _lines(self, told: Sequence[_Told]) -> list[str]:
+        """The lines of those that can be told quickly; the others are told the general way."""
+        instants = self._encoder.encode([at for _, at, _, _ in told])[1:-1].decode().split(",")
+        lines: list[str] = []
+        for (kind, _, duration_ms, request_id), instant in zip(told, instants, strict=True):
+            words = self._words.get(kind) or self._new_words(kind)
+            if words is None:
+                _tell_generally(kind, duration_ms, request_id)
+            else:
+                head, tail = words
+                lines.append(
+                    f'{{"timestamp":{instant},{head},"duration_ms":{duration_ms:.3f},"request_id":"{request_id}",{tail}}}\n'
+                )
+        return lines
+
+    def _new_words(self, kind: RequestKind) -> tuple[str, str] | None:
+        """The members of the kind's lines before the duration and after the id; None where they are not so plain."""
+        method, path, route, status, key_id, account_id, outcome, client_ip = kind
+        if self._stream is None or not path.isascii() or is_suspect(path):
+            return None
+        told = method[:METHOD_CHARACTERS_MAX], path[:PATH_CHARACTERS_MAX]
+        head = _Head("info", self._service, "http_request", *told, route, status)
+        words = self._members(head), self._members(_Tail(key_id, account_id, outcome, client_ip))
+        if told == (method, path):  # what may be long is not kept
+            if len(self._words) >= KINDS_MAX:
+                self._words.clear()
+            self._words[kind] = words
+        return words
+
+    def _members(self, part: msgspec.Struct) -> str:
+        return self._encoder.encode(part)[1:-1].decode()
+
+
+def _tell_generally(kind: RequestKind, duration_ms: float, request_id: str) -> None:
+    method, path, route, status, key_id, account_id, outcome, client_ip = kind
+    log_request(  # the chain says itself when the line was written
+        method=method,
+        path=path,
+        route=route,
+        status=status,
+        duration_ms=duration_ms,
+        request_id=request_id,
+        key_id=key_id,
+        account_id=account_id,
+        outcome=outcome,
+        client_ip=client_ip,
+    )

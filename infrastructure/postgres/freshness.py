@@ -58,9 +58,15 @@ class DatabaseClock:
         self._offset: float = machine_now().timestamp() - elapsed()
         self._is_set = False
 
+    elapsed = staticmethod(elapsed)
+
     def now(self) -> datetime:
         """The current instant, aware UTC."""
         return datetime.fromtimestamp(elapsed() + self._offset, UTC)
+
+    def at(self, elapsed: float) -> datetime:
+        """The instant of that second of ``elapsed``, aware UTC."""
+        return datetime.fromtimestamp(elapsed + self._offset, UTC)
 
     def set(self, asked_at: float, answer: datetime) -> None:
         """The database said ``answer`` to a question asked at ``asked_at``; a slow answer tells too little.

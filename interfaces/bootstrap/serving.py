@@ -123,6 +123,7 @@ def http_app() -> ASGIApp:
         traced = _tracing(settings, core, stack)
         services = HttpServices(
             gatekeeper=gate.keeper,
+            clock=core.clock,
             key_management=manage.keys,
             campaign_management=manage.campaigns,
             account_management=manage.accounts,

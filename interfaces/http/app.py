@@ -2,19 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from litestar import Litestar, Router
 from litestar.di import Provide
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from application.accounts import AccountManagement
 from application.campaigns import CampaignManagement
 from application.keys import KeyManagement
 from application.notice_links import NoticeLinks
-from application.ports import Cursors, Health
+from application.ports import Cursors, Health, SteadyClock
 from application.usage_reports import UsageReports
 from application.webhooks import WebhookManagement
 from interfaces.http.account import account_router
@@ -23,8 +23,7 @@ from interfaces.http.caller import caller_dependencies
 from interfaces.http.campaigns import campaigns_router
 from interfaces.http.edge import Edge, RequestLine
 from interfaces.http.errors import EXCEPTION_HANDLERS
-from interfaces.http.forward import PATH as FORWARD_PATH
-from interfaces.http.forward import Forward
+from interfaces.http.forward import Forward, is_below
 from interfaces.http.gate import Gate, Gatekeeper
 from interfaces.http.health import health_router
 from interfaces.http.keys import keys_router
@@ -43,6 +42,7 @@ class HttpServices:
     """All that the HTTP layer is built from."""
 
     gatekeeper: Gatekeeper
+    clock: SteadyClock
     key_management: KeyManagement
     campaign_management: CampaignManagement
     account_management: AccountManagement
@@ -119,31 +119,23 @@ def create_app(services: HttpServices) -> ASGIApp:
     forward = Forward(services.gatekeeper, trusted_proxies=services.trusted_proxies)
 
     async def inner(scope: Scope, receive: Receive, send: Send) -> None:
-        await (forward if _is_forward(scope) else app)(scope, receive, send)
+        """Proxies' questions go past the framework: they are most of the traffic, and need none of it."""
+        is_forward = scope["type"] == "http" and is_below(scope["path"])
+        await (forward if is_forward else app)(scope, receive, send)
 
     edge = Edge(
         inner,
         new_request_id=services.new_request_id,
         trusted_proxies=services.trusted_proxies,
         address_text=services.gatekeeper.address_text,
-        clock=services.gatekeeper.clock,
+        clock=services.clock,
         log_request=services.log_request,
     )
-    quick = QuickForward(
+    return QuickForward(
+        edge,
         services.gatekeeper,
+        clock=services.clock,
         trusted_proxies=services.trusted_proxies,
         new_request_id=services.new_request_id,
         log_request=services.log_request,
     )
-
-    async def door(scope: Scope, receive: Receive, send: Send) -> None:
-        """Proxies' questions go past the framework: they are most of the traffic, and need none of it."""
-        if not (_is_forward(scope) and await quick.answer(cast("HTTPScope", scope), send)):
-            await edge(scope, receive, send)
-
-    return door
-
-
-def _is_forward(scope: Scope) -> bool:
-    path: str = scope["path"] if scope["type"] == "http" else ""
-    return path.startswith(FORWARD_PATH) and path[len(FORWARD_PATH) :][:1] in {"", "/"}

@@ -69,16 +69,14 @@ class Edge:
         outcome = None if authentication is None else authentication.verdict
         if route is None and outcome is not None:
             route = FORWARD_PATH  # the one door that asks for a key outside the framework
-        self._log_request(
-            self._now(),
+        kind = (
             scope["method"],
             scope["path"],
             route,
             status,
-            duration_ms,
-            record.request_id,
             None if authentication is None else authentication.key_id,
             None if authentication is None else authentication.account_id,
             outcome,
             record.client_ip,
         )
+        self._log_request(kind, self._now(), duration_ms, record.request_id)

@@ -30,6 +30,7 @@ PATH = "/auth/forward"
 ANY_KEY = Need()
 METHOD_CHARACTERS_MAX = 16
 
+_BELOW = PATH + "/"
 _Headers = tuple[tuple[bytes, bytes], ...]
 EMPTY_BODY: Any = {"type": "http.response.body", "body": b""}
 _NOBODY: _Headers = (
@@ -93,6 +94,11 @@ class Forward:
         )
         if committed is not None:
             await committed
+
+
+def is_below(path: str) -> bool:
+    """Whether it is this door's path, or one below it."""
+    return path == PATH or path.startswith(_BELOW)
 
 
 def refused_answer(scope: HTTPScope, error: KeyledgerError, raw: bytes | None) -> RenderedError:

@@ -34,7 +34,8 @@ class Told:
 
 
 def tell(log: RequestLog, request_id: str, *, path: str = "/api/keys", method: str = "GET") -> None:
-    log.write(NOW, method, path, "/api/keys", 200, 1.23456, request_id, KeyId("key_7Hq2mB9xT"), None, Verdict.OK, None)
+    kind = (method, path, "/api/keys", 200, KeyId("key_7Hq2mB9xT"), None, Verdict.OK, None)
+    log.write(kind, NOW, 1.23456, request_id)
 
 
 def test_a_line_says_all_that_is_known() -> None:
