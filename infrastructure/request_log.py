@@ -2,7 +2,8 @@
 
 One line a request is most of what a serving process says. The general chain takes 20 µs for one, half of it in the
 system call; this takes half a µs of the one who answers, and 0.8 µs later for its share of a batch, which is told every
-100 ms: what alike requests have in common is written once, and the times of a batch in one go. A path that could hold a credential goes the general way, where it is redacted.
+100 ms: what alike requests have in common is written once, and the times of a batch in one go. A path that could hold a
+credential goes the general way, where it is redacted.
 """
 
 from collections.abc import Callable, Sequence
