@@ -8,7 +8,7 @@ call ``settle`` again.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 from eventsourcing.persistence import IntegrityError
@@ -27,8 +27,7 @@ SILENCE = timedelta(seconds=60)
 _json = msgspec.json.Encoder(enc_hook=str)
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedRow:
+class LoggedRow(NamedTuple):
     """A row as the log holds it: its number in the run, the 16 random bytes that hide it in the root, its fields.
 
     ``owner`` is the account of the key that it names, None when there is no such key.
@@ -150,7 +149,7 @@ def row_bytes(run_id: RunId, logged: LoggedRow) -> bytes:
     row = logged.row
     at = row.occurred_at.astimezone(UTC)
     return logged.salt + _json.encode(
-        (run_id, logged.seq, at, row.method, row.endpoint, row.status, row.outcome, row.accepted, row.key_id,
+        (str(run_id), logged.seq, at, row.method, row.endpoint, row.status, row.outcome, row.accepted, row.key_id,
          row.account_id, row.key_hash, row.client_ip, row.request_id)
     )  # fmt: skip
 

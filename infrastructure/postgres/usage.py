@@ -226,9 +226,12 @@ class PostgresSettlementRows:
     def rows(self, run_id: RunId, after: int, through: int) -> Sequence[LoggedRow]:
         """The run's committed rows with ``after`` < number ≤ ``through``, in order."""
         with self._database.cursor() as cursor:
-            rows = cursor.execute(self.ROWS, {"run_id": run_id, "after": after, "through": through}).fetchall()
+            # Binary: two thirds of the time that text takes to read.
+            rows = cursor.execute(
+                self.ROWS, {"run_id": run_id, "after": after, "through": through}, binary=True
+            ).fetchall()
         # The ids stay plain text: only text and equality are asked of them, and a class for each costs 3 µs a row.
-        return [LoggedRow(seq, salt, AccessRow(*row), owner) for seq, salt, *row, owner in rows]
+        return [LoggedRow(row[0], row[1], AccessRow._make(row[2:-1]), row[-1]) for row in rows]
 
     def end_runs(self, silent_since: datetime) -> Sequence[EndedRun]:
         """Ends the runs that have been silent since then and are settled; answers those whose stream is not closed."""
