@@ -21,7 +21,8 @@ from eventsourcing.persistence import (
     TrackingRecorder,
 )
 from eventsourcing.utils import Environment
-from psycopg import Cursor
+from psycopg import Connection, Cursor
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 from application.event_json import EventJson
@@ -41,7 +42,11 @@ class View(Protocol):
     name: str
 
     def apply(self, cursor: Cursor[TupleRow], event: Event, position: int) -> None:
-        """Writes what the event means; events of no interest write nothing."""
+        """Writes what the event means; events of no interest write nothing.
+
+        ``position``: the event's; in an append, which does not know it yet, minus its place among the events appended.
+        Immediate views write ``ledger.at(position)``, which tells it.
+        """
         ...
 
     def clear(self, cursor: Cursor[TupleRow]) -> None:
@@ -55,12 +60,13 @@ class PostgresRecorder(ApplicationRecorder):
     # From the lock to the commit nobody else appends. So the server waits no longer than this for a writer that stands
     # still or has fallen silent in between; a pipeline that lacks its end is bounded by transaction_timeout alone.
     APPEND = """
-        SELECT ledger.append(%(streams)s, %(versions)s, %(topics)s, %(states)s),
-               set_config('transaction_timeout', '2s', true)
+        SELECT head, set_config('ledger.head', head::text, true), set_config('transaction_timeout', '2s', true)
+        FROM ledger.append(%(streams)s, %(versions)s, %(topics)s, %(states)s) AS head
     """
     APPEND_BEFORE_17 = """
-        SELECT ledger.append(%(streams)s, %(versions)s, %(topics)s, %(states)s),
+        SELECT head, set_config('ledger.head', head::text, true),
                set_config('idle_in_transaction_session_timeout', '2s', true)
+        FROM ledger.append(%(streams)s, %(versions)s, %(topics)s, %(states)s) AS head
     """
     ADD_VERIFIER = """
         INSERT INTO credentials.verifiers (key_id, verifier, receipt) VALUES (%(key_id)s, %(verifier)s, %(receipt)s)
@@ -110,26 +116,27 @@ class PostgresRecorder(ApplicationRecorder):
         verifiers: Sequence[NewVerifier] = kwargs.get("verifiers", ())
         sealed: Sequence[NewSealed] = kwargs.get("sealed", ())
         events = [self._mapper.to_domain_event(stored) for stored in stored_events]
-        with self._appending() as (cursor, is_bounded):
-            row = cursor.execute(
-                self.APPEND if is_bounded else self.APPEND_BEFORE_17,
-                {
-                    "streams": [str(stored.originator_id) for stored in stored_events],
-                    "versions": [stored.originator_version for stored in stored_events],
-                    "topics": [stored.topic for stored in stored_events],
-                    "states": [stored.state for stored in stored_events],
-                },
-            ).fetchone()
-            head: int = row[0] if row is not None else 0
-            positions = list(range(head + 1, head + 1 + len(events)))
-            for verifier in verifiers:
-                self._add(cursor, verifier)
-            for secret in sealed:
-                cursor.execute(self.ADD_SEALED, asdict(secret))
-            for view in self._immediate:
-                for event, position in zip(events, positions, strict=True):
-                    view.apply(cursor, event, position)
-        return positions
+        appended = {
+            "streams": [str(stored.originator_id) for stored in stored_events],
+            "versions": [stored.originator_version for stored in stored_events],
+            "topics": [stored.topic for stored in stored_events],
+            "states": [stored.state for stored in stored_events],
+        }
+        with self._database.connection() as connection:
+            is_bounded = connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE
+            with connection.cursor() as append, connection.cursor() as cursor:
+                with self._appending(connection, is_whole=is_bounded):
+                    append.execute(self.APPEND if is_bounded else self.APPEND_BEFORE_17, appended)
+                    for verifier in verifiers:
+                        self._add(cursor, verifier)
+                    for secret in sealed:
+                        cursor.execute(self.ADD_SEALED, asdict(secret))
+                    for view in self._immediate:
+                        for place, event in enumerate(events, start=1):
+                            view.apply(cursor, event, -place)
+                row = append.fetchone()
+        head: int = row[0] if row is not None else 0
+        return list(range(head + 1, head + 1 + len(events)))
 
     def _add(self, cursor: Cursor[TupleRow], new: NewVerifier) -> None:
         cursor.execute(self.ADD_VERIFIER, {"key_id": new.key_id, "verifier": new.verifier, "receipt": new.receipt})
@@ -137,23 +144,19 @@ class PostgresRecorder(ApplicationRecorder):
             cursor.execute(self.ADD_IMPORT, {"key_id": new.key_id} | asdict(new.imported))
 
     @contextmanager
-    def _appending(self) -> Generator[tuple[Cursor[TupleRow], bool]]:
-        """A transaction, and whether the server bounds it whole.
+    def _appending(self, connection: Connection[TupleRow], *, is_whole: bool) -> Generator[None]:
+        """A transaction; ``is_whole``: sent and answered in one go.
 
-        Then it takes two round-trips: one up to the position, one for what remains, the commit with it. Each one more
-        keeps the next writer waiting, and under load is a turn more to wait for.
+        The server has then all that it does under the lock before it takes the lock: a writer that is short of
+        processor, or falls silent, keeps nobody waiting.
         """
         try:
-            with self._database.connection() as connection:
-                is_bounded = connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE
-                with (
-                    connection.pipeline() if is_bounded else nullcontext(),
-                    connection.transaction(),
-                    connection.cursor() as cursor,
-                ):
-                    yield cursor, is_bounded
-        except psycopg.errors.UniqueViolation as error:
-            if error.diag.constraint_name in RACES:
+            with connection.pipeline() if is_whole else nullcontext(), connection.transaction():
+                yield
+        except psycopg.Error as error:
+            if connection.info.transaction_status == TransactionStatus.INERROR:
+                connection.rollback()
+            if isinstance(error, psycopg.errors.UniqueViolation) and error.diag.constraint_name in RACES:
                 raise IntegrityError(str(error)) from error
             raise
 

@@ -29,23 +29,26 @@ class AccountsView:
 
     INSERT = """
         INSERT INTO views.accounts (account_id, name, email, plan, suspended, opened_at, position)
-        VALUES (%(account_id)s, %(name)s, %(email)s, %(plan)s, false, %(at)s, %(position)s)
+        VALUES (%(account_id)s, %(name)s, %(email)s, %(plan)s, false, %(at)s, ledger.at(%(position)s))
     """
-    SET_PLAN = "UPDATE views.accounts SET plan = %(plan)s, position = %(position)s WHERE account_id = %(account_id)s"
+    SET_PLAN = """
+        UPDATE views.accounts SET plan = %(plan)s, position = ledger.at(%(position)s) WHERE account_id = %(account_id)s
+    """
     SET_SUSPENDED = """
-        UPDATE views.accounts SET suspended = %(suspended)s, position = %(position)s WHERE account_id = %(account_id)s
+        UPDATE views.accounts SET suspended = %(suspended)s, position = ledger.at(%(position)s)
+        WHERE account_id = %(account_id)s
     """
     SET_ROTATION_DUE_DAYS = """
-        UPDATE views.accounts SET rotation_due_days = %(days)s, position = %(position)s
+        UPDATE views.accounts SET rotation_due_days = %(days)s, position = ledger.at(%(position)s)
         WHERE account_id = %(account_id)s
     """
     SET_NOTICES = """
         UPDATE views.accounts
-        SET notice_email = %(notice_email)s, muted_notices = %(muted)s, position = %(position)s
+        SET notice_email = %(notice_email)s, muted_notices = %(muted)s, position = ledger.at(%(position)s)
         WHERE account_id = %(account_id)s
     """
     SET_HANDOVER = """
-        UPDATE views.accounts SET hand_over_to = %(endpoint_id)s, position = %(position)s
+        UPDATE views.accounts SET hand_over_to = %(endpoint_id)s, position = ledger.at(%(position)s)
         WHERE account_id = %(account_id)s
     """
     CLEAR = "DELETE FROM views.accounts"

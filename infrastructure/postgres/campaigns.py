@@ -20,7 +20,7 @@ class CampaignsView:
 
     INSERT = """
         INSERT INTO views.campaigns (campaign_id, account_id, environment, name, created_at, position)
-        VALUES (%(campaign_id)s, %(account_id)s, %(environment)s, %(name)s, %(at)s, %(position)s)
+        VALUES (%(campaign_id)s, %(account_id)s, %(environment)s, %(name)s, %(at)s, ledger.at(%(position)s))
     """
     CLEAR = "DELETE FROM views.campaigns"
 

@@ -34,32 +34,42 @@ class KeysView:
         ) VALUES (
             %(key_id)s, %(account_id)s, %(name)s, %(environment)s, %(prefix)s, %(scopes)s, %(allowed_ips)s,
             %(created_at)s, %(expires_at)s, %(rotation_due_at)s, false, false, NULL, false, NULL,
-            %(lineage_id)s, %(replaces)s, NULL, %(position)s, %(position)s
+            %(lineage_id)s, %(replaces)s, NULL, ledger.at(%(position)s), ledger.at(%(position)s)
         )
     """
-    RENAME = "UPDATE views.keys SET name = %(name)s, position = %(position)s WHERE key_id = %(key_id)s"
-    RESCOPE = "UPDATE views.keys SET scopes = %(scopes)s, position = %(position)s WHERE key_id = %(key_id)s"
-    RESTRICT = "UPDATE views.keys SET allowed_ips = %(allowed_ips)s, position = %(position)s WHERE key_id = %(key_id)s"
-    FLAG = "UPDATE views.keys SET rotation_flagged = true, position = %(position)s WHERE key_id = %(key_id)s"
+    RENAME = "UPDATE views.keys SET name = %(name)s, position = ledger.at(%(position)s) WHERE key_id = %(key_id)s"
+    RESCOPE = "UPDATE views.keys SET scopes = %(scopes)s, position = ledger.at(%(position)s) WHERE key_id = %(key_id)s"
+    RESTRICT = """
+        UPDATE views.keys SET allowed_ips = %(allowed_ips)s, position = ledger.at(%(position)s)
+        WHERE key_id = %(key_id)s
+    """
+    FLAG = "UPDATE views.keys SET rotation_flagged = true, position = ledger.at(%(position)s) WHERE key_id = %(key_id)s"
     ROTATE = """
         UPDATE views.keys SET replaced_by = %(successor_id)s, replaced_at = coalesce(replaced_at, %(at)s),
-            retires_at = %(retires_at)s, position = %(position)s
+            retires_at = %(retires_at)s, position = ledger.at(%(position)s)
         WHERE key_id = %(key_id)s
     """
     WITHDRAW = """
-        UPDATE views.keys SET replaced_by = NULL, replaced_at = NULL, retires_at = NULL, position = %(position)s
+        UPDATE views.keys SET replaced_by = NULL, replaced_at = NULL, retires_at = NULL,
+            position = ledger.at(%(position)s)
         WHERE key_id = %(key_id)s
     """
     RESCHEDULE = """
-        UPDATE views.keys SET rotation_due_at = %(due_at)s, rotation_flagged = false, position = %(position)s
+        UPDATE views.keys SET rotation_due_at = %(due_at)s, rotation_flagged = false, position = ledger.at(%(position)s)
         WHERE key_id = %(key_id)s
     """
-    SET_END = "UPDATE views.keys SET retires_at = %(retires_at)s, position = %(position)s WHERE key_id = %(key_id)s"
-    SET_DISABLED = "UPDATE views.keys SET disabled = %(disabled)s, position = %(position)s WHERE key_id = %(key_id)s"
-    REVOKE = "UPDATE views.keys SET revoked_at = %(at)s, position = %(position)s WHERE key_id = %(key_id)s"
-    EXPIRE = "UPDATE views.keys SET expiry_recorded = true, position = %(position)s WHERE key_id = %(key_id)s"
+    SET_END = """
+        UPDATE views.keys SET retires_at = %(retires_at)s, position = ledger.at(%(position)s) WHERE key_id = %(key_id)s
+    """
+    SET_DISABLED = (
+        "UPDATE views.keys SET disabled = %(disabled)s, position = ledger.at(%(position)s) WHERE key_id = %(key_id)s"
+    )
+    REVOKE = "UPDATE views.keys SET revoked_at = %(at)s, position = ledger.at(%(position)s) WHERE key_id = %(key_id)s"
+    EXPIRE = (
+        "UPDATE views.keys SET expiry_recorded = true, position = ledger.at(%(position)s) WHERE key_id = %(key_id)s"
+    )
     ANNOUNCE_EXPIRY = """
-        UPDATE views.keys SET expiry_announced_at = %(at)s, position = %(position)s WHERE key_id = %(key_id)s
+        UPDATE views.keys SET expiry_announced_at = %(at)s, position = ledger.at(%(position)s) WHERE key_id = %(key_id)s
     """
     CLEAR = "DELETE FROM views.keys"
 

@@ -27,30 +27,31 @@ class WebhooksView:
         INSERT INTO views.webhooks (
             endpoint_id, account_id, url, events, description, created_at, secret_version, created_position, position
         ) VALUES (
-            %(id)s, %(account_id)s, %(url)s, %(events)s, %(description)s, %(at)s, 1, %(position)s, %(position)s
+            %(id)s, %(account_id)s, %(url)s, %(events)s, %(description)s, %(at)s, 1, ledger.at(%(position)s),
+            ledger.at(%(position)s)
         )
     """
     UPDATE = """
         UPDATE views.webhooks
-        SET url = %(url)s, events = %(events)s, description = %(description)s, position = %(position)s
+        SET url = %(url)s, events = %(events)s, description = %(description)s, position = ledger.at(%(position)s)
         WHERE endpoint_id = %(id)s
     """
     ROTATE = """
         UPDATE views.webhooks
-        SET secret_version = %(version)s, previous_until = %(previous_until)s, position = %(position)s
+        SET secret_version = %(version)s, previous_until = %(previous_until)s, position = ledger.at(%(position)s)
         WHERE endpoint_id = %(id)s
     """
     DISABLE = """
-        UPDATE views.webhooks SET disabled_at = %(at)s, disabled_reason = %(reason)s, position = %(position)s
+        UPDATE views.webhooks SET disabled_at = %(at)s, disabled_reason = %(reason)s, position = ledger.at(%(position)s)
         WHERE endpoint_id = %(id)s
     """
     ENABLE = """
         UPDATE views.webhooks
-        SET disabled_at = NULL, disabled_reason = NULL, failure_id = NULL, position = %(position)s
+        SET disabled_at = NULL, disabled_reason = NULL, failure_id = NULL, position = ledger.at(%(position)s)
         WHERE endpoint_id = %(id)s
     """
     GIVE_UP = """
-        UPDATE views.webhooks SET failures = %(number)s, failure_id = %(failure_id)s, position = %(position)s
+        UPDATE views.webhooks SET failures = %(number)s, failure_id = %(failure_id)s, position = ledger.at(%(position)s)
         WHERE endpoint_id = %(id)s
     """
     DELETE = "DELETE FROM views.webhooks WHERE endpoint_id = %(id)s"

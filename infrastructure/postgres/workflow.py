@@ -41,18 +41,20 @@ class WorkflowView:
             began_position, position
         ) VALUES (
             %(process_id)s, %(workflow)s, %(account_id)s, %(subject)s, %(step)s, 'running', 0, NULL, NULL, %(at)s,
-            %(at)s, %(position)s, %(position)s
+            %(at)s, ledger.at(%(position)s), ledger.at(%(position)s)
         )
     """
     STEP = """
         UPDATE workflow.processes
         SET step = %(step)s, state = CASE WHEN %(ends)s THEN 'ended' ELSE state END,
-            awaits = CASE WHEN %(keeps)s THEN awaits ELSE %(awaits)s END, changed_at = %(at)s, position = %(position)s
+            awaits = CASE WHEN %(keeps)s THEN awaits ELSE %(awaits)s END, changed_at = %(at)s,
+            position = ledger.at(%(position)s)
         WHERE process_id = %(process_id)s
     """
     STAND = """
         UPDATE workflow.processes
-        SET state = %(state)s, failures = %(failures)s, error = %(error)s, changed_at = %(at)s, position = %(position)s
+        SET state = %(state)s, failures = %(failures)s, error = %(error)s, changed_at = %(at)s,
+            position = ledger.at(%(position)s)
         WHERE process_id = %(process_id)s
     """
     FORGET_TIMERS = "DELETE FROM workflow.timers WHERE process_id = %(process_id)s"
