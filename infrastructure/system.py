@@ -75,7 +75,8 @@ class RequestIds:
 def spare_long_lived_objects() -> None:
     """Tells the garbage collector that all there is now stays: the application's objects, some hundred thousand.
 
-    Each request leaves a few short-lived ones, so the collector ran often, and looked through all of them.
+    Each request, and each row that is settled, leaves a few short-lived ones, so the collector ran often, and looked
+    through all of them.
     """
     gc.collect()
     gc.freeze()

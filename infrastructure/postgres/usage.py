@@ -134,7 +134,7 @@ class PostgresUsage:
             FROM usage.totals WHERE key_id = ANY(%(key_ids)s)
             UNION ALL
             SELECT key_id, requests, failed_attempts, first_used_at, last_used_at
-            FROM usage.live_counts WHERE key_id = ANY(%(key_ids)s)
+            FROM usage.live_counts_of(%(key_ids)s)
         ) AS counted
         GROUP BY key_id
     """

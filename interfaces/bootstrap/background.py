@@ -21,6 +21,7 @@ from infrastructure.postgres.refused_attempts import PostgresRefusedAttempts
 from infrastructure.postgres.usage import PostgresSettlementRows
 from infrastructure.projections import Tailer
 from infrastructure.scheduler import Job, JobRunner, Leader
+from infrastructure.system import spare_long_lived_objects
 from interfaces.bootstrap.core import Core, attempts, following_views, open_core
 from interfaces.bootstrap.database import open_database
 from interfaces.bootstrap.outbox import outbox_followers
@@ -106,6 +107,7 @@ def run_background(settings: Settings, stop: Flag) -> None:
         followers = {"tailer": Tailer(core.database, core.recorder, following_views()).run}
         followers |= outbox_followers(core, metrics.count_delivery)
         followers |= workflow_follower(core)
+        spare_long_lived_objects()  # settling makes some objects for each row
         leader = Leader(
             conninfo,
             jobs=jobs(core, stop),

@@ -16,6 +16,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 SERVER_CORES = frozenset({0})
 LOAD_CORES = frozenset({1})
 BOTH_CORES = SERVER_CORES | LOAD_CORES
+MEMBERS = "cgroup.procs"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -91,6 +92,37 @@ class CoreTimes:
     def stolen_since(self, before: Self) -> float:
         """The share of the time since then that the host gave to somebody else."""
         return (self.stolen - before.stolen) / max(1, self.total - before.total)
+
+
+@contextmanager
+def one_scheduling_group() -> Generator[bool]:
+    """This process and whatever it starts meanwhile share the processors as one group (cgroups), as in a container.
+
+    Otherwise the kernel may make each session a group (autogroup, sched(7)), and every backend of PostgreSQL begins a
+    session. False, and nothing is changed, where this user cannot make groups.
+    """
+    group = _group_root() / f"keyledger-bench-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / MEMBERS).write_text(str(os.getpid()), encoding="ascii")
+    except OSError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        for pid in (group / MEMBERS).read_text(encoding="ascii").split():
+            (group.parent / MEMBERS).write_text(pid, encoding="ascii")
+        group.rmdir()
+
+
+def _group_root() -> Path:
+    one, two = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
+    if (two / "cgroup.controllers").exists():
+        with suppress(OSError):
+            (two / "cgroup.subtree_control").write_text("+cpu", encoding="ascii")
+        return two
+    return one
 
 
 def load_average() -> float:

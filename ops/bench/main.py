@@ -76,10 +76,13 @@ def _run(options: argparse.Namespace) -> None:
     if before > 0.5:  # noqa: PLR2004 - of two
         say(f"the load average is {before:.2f}: others use this machine, and will be in the figures")
     began = time.monotonic()
-    with EmbeddedPostgres(options.data) as postgres:
+    with machine.one_scheduling_group() as is_one, EmbeddedPostgres(options.data) as postgres:
         pid = int((options.data / "postgres" / "postmaster.pid").read_text(encoding="ascii").split()[0])
         bench = Bench(options.data, options.peers, postgres.conninfo, pid, options.quick, options.rows)
-        described = machine.describe(postgres.conninfo) | {"Load average": f"{before:.2f} before the run"}
+        described = machine.describe(postgres.conninfo) | {
+            "Load average": f"{before:.2f} before the run",
+            "Processors shared by": "one group of all processes" if is_one else "what the kernel groups by itself",
+        }
         cases: dict[str, Any] = {}
         for name in options.cases:
             say(f"({name}) begins, {time.monotonic() - began:.0f} s")
