@@ -143,10 +143,11 @@ class KeyManagement:
 
     def get(self, *, account_id: AccountId, key_id: KeyId) -> ManagedKey:
         """One of the account's keys, without its secret."""
-        view = self._keys.find(key_id)
-        if view is None or view.account_id != account_id:
+        found = self._keys.find_with_usage(key_id)
+        if found is None or found[0].account_id != account_id:
             raise NotFoundError(UNKNOWN_KEY)
-        return self._managed([view])[0]
+        view, usage = found
+        return ManagedKey(view, status_of(view, self._clock.now()), usage)
 
     def page(
         self,

@@ -142,6 +142,10 @@ class Keys(Protocol):
         """One key, whoever owns it; None when there is none."""
         ...
 
+    def find_with_usage(self, key_id: KeyId) -> "tuple[KeyView, KeyUsage] | None":
+        """As ``find``, with its counts, in one round-trip."""
+        ...
+
     def page(  # noqa: PLR0913 - a filter
         self,
         account_id: AccountId,

@@ -60,16 +60,13 @@ class RequestIds:
     """
 
     def __init__(self, entropy: SystemEntropy) -> None:
-        self._beginning = f"req_{entropy.new(RequestId).removeprefix('req_')[:_PROCESS_CHARACTERS]}"
-        self._numbers = count()
+        beginning = f"req_{entropy.new(RequestId).removeprefix('req_')[:_PROCESS_CHARACTERS]}"
+        self.text = map(f"{beginning}%010d".__mod__, count()).__next__
+        """The next id, as plain text: what is written of it is written without a detour. No line of Python runs."""
 
     def new(self) -> RequestId:
         """The next id."""
         return RequestId(self.text())
-
-    def text(self) -> str:
-        """The next id, as plain text: half the time, and what is written of it is written without a detour."""
-        return f"{self._beginning}{next(self._numbers):010d}"
 
 
 def spare_long_lived_objects() -> None:

@@ -10,7 +10,7 @@ from typing import Any, LiteralString
 from psycopg import Cursor
 from psycopg.rows import TupleRow
 
-from application.ports import KeyView, StoredKey
+from application.ports import KeyUsage, KeyView, StoredKey
 from domain import api_key_events as events
 from domain.access import Networks, Plan, Scopes
 from domain.api_key import KeyStatus
@@ -154,6 +154,15 @@ class PostgresKeys:
                created_position, position
         FROM views.keys WHERE key_id = %(key_id)s
     """
+    # Whoever changes a key waits for each round-trip, and under load a turn of the processor for each: so it is one.
+    FIND_WITH_USAGE = """
+        SELECT k.key_id, k.account_id, k.name, k.environment, k.prefix, k.scopes, k.allowed_ips, k.created_at,
+               k.expires_at, k.rotation_due_at, k.disabled, k.revoked_at, k.retires_at, k.lineage_id, k.replaces,
+               k.replaced_by, k.created_position, k.position,
+               coalesce(c.requests, 0), coalesce(c.failed_attempts, 0), c.first_used_at, c.last_used_at
+        FROM views.keys AS k LEFT JOIN usage.counts_of(ARRAY[%(key_id)s]) AS c ON c.key_id = k.key_id
+        WHERE k.key_id = %(key_id)s
+    """
     # The CASE says what ApiKey.status says; tests/contracts holds the two together.
     PAGE = """
         SELECT key_id, account_id, name, environment, prefix, scopes, allowed_ips, created_at, expires_at,
@@ -230,6 +239,12 @@ class PostgresKeys:
         with self._database.cursor() as cursor:
             row = cursor.execute(self.FIND, {"key_id": key_id}).fetchone()
         return None if row is None else _view(row)
+
+    def find_with_usage(self, key_id: KeyId) -> tuple[KeyView, KeyUsage] | None:
+        """As ``find``, with its counts, exact to the last committed row."""
+        with self._database.cursor() as cursor:
+            row = cursor.execute(self.FIND_WITH_USAGE, {"key_id": key_id}).fetchone()
+        return None if row is None else (_view(row[:-4]), KeyUsage(*row[-4:]))
 
     def page(  # noqa: PLR0913 - a filter
         self,

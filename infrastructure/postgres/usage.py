@@ -125,18 +125,8 @@ class PostgresUsage:
     attempts are all other rows with its id (refused, a scope missing, a network not allowed).
     """
 
-    # One statement, so one snapshot: a row is in `totals` or in `live`, never in both. Both are found by primary key; a
-    # run's last rows, some hundreds, are not in `live` yet and are added up.
     OF_KEYS = """
-        SELECT key_id, sum(requests)::bigint, sum(failed_attempts)::bigint, min(first_used_at), max(last_used_at)
-        FROM (
-            SELECT key_id, requests, failed_attempts, first_used_at, last_used_at
-            FROM usage.totals WHERE key_id = ANY(%(key_ids)s)
-            UNION ALL
-            SELECT key_id, requests, failed_attempts, first_used_at, last_used_at
-            FROM usage.live_counts_of(%(key_ids)s)
-        ) AS counted
-        GROUP BY key_id
+        SELECT key_id, requests, failed_attempts, first_used_at, last_used_at FROM usage.counts_of(%(key_ids)s)
     """
     WINDOWS = """
         SELECT position, run_id, window_start, window_end, requests, failed_attempts, first_used_at, last_used_at,

@@ -54,8 +54,9 @@ def main() -> int:
     if not options.report:
         _run(options)
     results = json.loads((options.data / RESULTS).read_text(encoding="utf-8"))
-    # With --report, of the last results those of the cases that are asked for.
-    results["cases"] = {name: case for name, case in results["cases"].items() if name in options.cases}
+    if not options.keep:
+        # With --report, of the last results those of the cases that are asked for.
+        results["cases"] = {name: case for name, case in results["cases"].items() if name in options.cases}
     if options.publish and results["quick"]:
         raise SystemExit("bench: the figures of --quick are not published")
     place = OPS if whole or options.publish else options.data
@@ -83,15 +84,29 @@ def _run(options: argparse.Namespace) -> None:
             "Load average": f"{before:.2f} before the run",
             "Processors shared by": "one group of all processes" if is_one else "what the kernel groups by itself",
         }
-        cases: dict[str, Any] = {}
+        cases, bench.problems[:] = _kept(options, described)
         for name in options.cases:
             say(f"({name}) begins, {time.monotonic() - began:.0f} s")
             known = len(bench.problems)
             cases[name] = CASES[name](bench)
             bench.problems[known:] = [f"({name}) {problem}" for problem in bench.problems[known:]]
+            cases[name]["commit"] = described["Commit"]
             described["Took"] = f"{(time.monotonic() - began) / 60:.0f} minutes"
             results = {"machine": described, "quick": options.quick, "cases": cases, "problems": bench.problems}
             (options.data / RESULTS).write_text(json.dumps(results, indent=1), encoding="utf-8")
+
+
+def _kept(options: argparse.Namespace, described: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """With --keep, what earlier runs like this one found of the other cases, and what did not hold there."""
+    if not options.keep or not (options.data / RESULTS).exists():
+        return {}, []
+    before = json.loads((options.data / RESULTS).read_text(encoding="utf-8"))
+    alike = ("Machine", "System", "Processors shared by")
+    if before["quick"] != options.quick or any(before["machine"].get(each) != described[each] for each in alike):
+        raise SystemExit("bench: the last run was of another kind or machine, and its figures are not kept")
+    commit = before["machine"]["Commit"]
+    cases = {name: {"commit": commit} | case for name, case in before["cases"].items() if name not in options.cases}
+    return cases, [each for each in before["problems"] if each[1:].partition(")")[0] in cases]
 
 
 def _options() -> argparse.Namespace:
@@ -102,6 +117,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, help=f"of (shape), by default {ROWS:,}; some 400 bytes of disk each")
     parser.add_argument("--data", type=Path, default=VAR / "bench", help="for databases, logs and results")
     parser.add_argument("--peers", type=Path, default=VAR / "bench-peers", help="for the peers' packages")
+    parser.add_argument("--keep", action="store_true", help="keep the last run's figures of the other cases")
     parser.add_argument("--report", action="store_true", help="measure nothing: write the last results anew")
     parser.add_argument("--publish", action="store_true", help="write into ops/, whichever cases were run")
     options = parser.parse_args()

@@ -47,7 +47,11 @@ def _begin(results: Mapping[str, Any]) -> str:
         problems = Counter(results["problems"])
         lines = [f"- {problem}{f' ({times} times)' if times > 1 else ''}" for problem, times in problems.items()]
         said.append("**What did not hold in this run:**\n\n" + "\n".join(lines))
-    said.append(table(("", ""), results["machine"].items()))
+    machine = results["machine"]
+    commits = {name: case.get("commit", machine["Commit"]) for name, case in results["cases"].items()}
+    earlier = {name: commit for name, commit in commits.items() if commit != machine["Commit"]}
+    rows = [*machine.items(), *((f"Commit of ({name})", commit) for name, commit in earlier.items())]
+    said.append(table(("", ""), rows))
     said.append("![Requests per second, peers, cost by number of keys, and a flood](performance.svg)")
     return "\n\n".join(said)
 
