@@ -151,14 +151,18 @@ class PostgresRecorder(ApplicationRecorder):
         processor, or falls silent, keeps nobody waiting.
         """
         try:
-            with connection.pipeline() if is_whole else nullcontext(), connection.transaction():
+            # Not `connection.transaction()`, which awaits all before it sends the commit.
+            with connection.pipeline() if is_whole else nullcontext():
+                connection.execute("BEGIN")
                 yield
-        except psycopg.Error as error:
-            if connection.info.transaction_status == TransactionStatus.INERROR:
-                connection.rollback()
-            if isinstance(error, psycopg.errors.UniqueViolation) and error.diag.constraint_name in RACES:
+                connection.execute("COMMIT")
+        except psycopg.errors.UniqueViolation as error:
+            if error.diag.constraint_name in RACES:
                 raise IntegrityError(str(error)) from error
             raise
+        finally:
+            if connection.info.transaction_status in {TransactionStatus.INTRANS, TransactionStatus.INERROR}:
+                connection.rollback()
 
     def select_events(
         self,
