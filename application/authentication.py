@@ -109,9 +109,7 @@ class Authenticator:
         ``elapsed`` is the same instant by the lease's clock, and not before the request came in: what was true then
         may be answered. None in every other case, whatever the reason: ``recall`` tells.
         """
-        if not self._verified.is_fresh_at(elapsed):
-            return None
-        known = self._verified.recall(self._verified.fingerprint(raw))
+        known = self._verified.believed(raw, elapsed)
         if known is None or now < known.open_until:
             return known
         attempt = Attempt(client, None, None, self._environments, None)

@@ -68,10 +68,6 @@ class VerifiedKeys:
         """Whether what is remembered may be believed now."""
         return self._elapsed() < self._fresh_until
 
-    def is_fresh_at(self, elapsed: float) -> bool:
-        """Whether what is remembered may be believed then."""
-        return elapsed < self._fresh_until
-
     @property
     def applied(self) -> int:
         """The newest position whose change is in here."""
@@ -92,6 +88,10 @@ class VerifiedKeys:
                 return None  # a change has just taken it out
             self.hits += 1
         return entry
+
+    def believed(self, raw: bytes, elapsed: float) -> VerifiedKey | None:
+        """The remembered key of a credential, where the memory may be believed at that second of ``elapsed``."""
+        return self.recall(self.fingerprint(raw)) if elapsed < self._fresh_until else None
 
     def remember(self, fingerprint: bytes, key: VerifiedKey, *, read_at: int) -> bool:
         """Keeps a key that was read from a snapshot at position ``read_at``; False when that was too long ago.

@@ -333,7 +333,7 @@ def test_a_rebuild_gives_the_same_rows(service: Service) -> None:
 
 
 def test_counting_reads_a_few_blocks_however_many_rows_wait(service: Service) -> None:
-    """Neither the log nor the rows not yet settled are read to list keys."""
+    """To list keys neither the log is read nor the rows not yet settled, but the last 4,000, which are not counted."""
     keys = service.keys(50)
     log = service.open_log()
     for _ in range(30):
@@ -345,4 +345,4 @@ def test_counting_reads_a_few_blocks_however_many_rows_wait(service: Service) ->
         ((plan,),) = connection.execute(explain, {"key_ids": list(keys)}).fetchall()
     root = plan[0]["Plan"]
     assert root["Actual Rows"] == 50
-    assert root["Shared Hit Blocks"] + root["Shared Read Blocks"] < 50
+    assert root["Shared Hit Blocks"] + root["Shared Read Blocks"] < 200
