@@ -1,6 +1,7 @@
--- As before, but that up to 4,000 rows of a run wait to be counted, in place of 1,000: a batch of rows of as many keys touches
--- three counts for each key, so that a thousand keys in turn cost the database four times what they cost now. Whoever reads
--- the counts of some keys looks through those rows for them alone (`usage.counts_of`).
+-- As before, but that up to 4,000 rows of a run wait to be counted, in place of 1,000: counting touches three counts for each
+-- key, so it costs less the more rows of a key there are (of PostgreSQL's time for a row, in batches of 1,000: of 64 keys 8.3 →
+-- 7.2 µs, of 1,000 keys 17.7 → 11.8). Whoever reads the counts of some keys looks through those rows for them alone
+-- (`usage.counts_of`).
 CREATE OR REPLACE FUNCTION usage.write_batch(
     run text, before bigint, through bigint, at timestamptz, window_ends timestamptz,
     salts bytea, instants timestamptz[], requests text[], kinds integer[],
