@@ -237,6 +237,17 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSL
     return file, trusting
 
 
+def read_request(line: socket.socket) -> None:
+    """Reads all of it: closed with a part unread, a connection is reset, and the client may lose its answer."""
+    read, length = b"", 0
+    while b"\r\n\r\n" not in read or len(read.partition(b"\r\n\r\n")[2]) < length:
+        received = line.recv(65_536)
+        if not received:
+            raise ConnectionError("the client has gone")
+        read += received
+        length = int(read.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
+
+
 @pytest.fixture
 def tls_server(certificate: tuple[Path, ssl.SSLContext]) -> Iterator[tuple[int, list[str | None]]]:
     """Its port, and the names that its visitors asked for; answers each 204."""
@@ -254,7 +265,7 @@ def tls_server(certificate: tuple[Path, ssl.SSLContext]) -> Iterator[tuple[int, 
                 return
             try:
                 with context.wrap_socket(raw, server_side=True) as line:
-                    line.recv(65_536)
+                    read_request(line)
                     line.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
             except OSError:
                 raw.close()
