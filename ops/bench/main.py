@@ -84,29 +84,30 @@ def _run(options: argparse.Namespace) -> None:
             "Load average": f"{before:.2f} before the run",
             "Processors shared by": "one group of all processes" if is_one else "what the kernel groups by itself",
         }
-        cases, bench.problems[:] = _kept(options, described)
+        cases, commits, bench.problems[:] = _kept(options, described)
         for name in options.cases:
             say(f"({name}) begins, {time.monotonic() - began:.0f} s")
             known = len(bench.problems)
             cases[name] = CASES[name](bench)
             bench.problems[known:] = [f"({name}) {problem}" for problem in bench.problems[known:]]
-            cases[name]["commit"] = described["Commit"]
+            commits[name] = described["Commit"]
             described["Took"] = f"{(time.monotonic() - began) / 60:.0f} minutes"
-            results = {"machine": described, "quick": options.quick, "cases": cases, "problems": bench.problems}
+            results = {"machine": described, "quick": options.quick, "cases": cases, "commits": commits}
+            results["problems"] = bench.problems
             (options.data / RESULTS).write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
-def _kept(options: argparse.Namespace, described: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """With --keep, what earlier runs like this one found of the other cases, and what did not hold there."""
+def _kept(options: argparse.Namespace, described: dict[str, str]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """With --keep, what earlier runs like this one found of the other cases, their commits, and what did not hold."""
     if not options.keep or not (options.data / RESULTS).exists():
-        return {}, []
+        return {}, {}, []
     before = json.loads((options.data / RESULTS).read_text(encoding="utf-8"))
     alike = ("Machine", "System", "Processors shared by")
     if before["quick"] != options.quick or any(before["machine"].get(each) != described[each] for each in alike):
         raise SystemExit("bench: the last run was of another kind or machine, and its figures are not kept")
-    commit = before["machine"]["Commit"]
-    cases = {name: {"commit": commit} | case for name, case in before["cases"].items() if name not in options.cases}
-    return cases, [each for each in before["problems"] if each[1:].partition(")")[0] in cases]
+    cases = {name: case for name, case in before["cases"].items() if name not in options.cases}
+    commits = {name: before["commits"][name] for name in cases}
+    return cases, commits, [each for each in before["problems"] if each[1:].partition(")")[0] in cases]
 
 
 def _options() -> argparse.Namespace:

@@ -48,7 +48,7 @@ def _begin(results: Mapping[str, Any]) -> str:
         lines = [f"- {problem}{f' ({times} times)' if times > 1 else ''}" for problem, times in problems.items()]
         said.append("**What did not hold in this run:**\n\n" + "\n".join(lines))
     machine = results["machine"]
-    commits = {name: case.get("commit", machine["Commit"]) for name, case in results["cases"].items()}
+    commits: dict[str, str] = {name: results["commits"][name] for name in results["cases"]}
     earlier = {name: commit for name, commit in commits.items() if commit != machine["Commit"]}
     rows = [*machine.items(), *((f"Commit of ({name})", commit) for name, commit in earlier.items())]
     said.append(table(("", ""), rows))
