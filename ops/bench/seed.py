@@ -16,6 +16,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from application.event_json import EventJson
+from application.rotation import RotationWorkflow
+from application.webhook_failure import WebhookFailureWorkflow
 from domain.access import Plan
 from domain.account import Account
 from domain.api_key import ApiKey
@@ -66,6 +68,12 @@ ACCOUNT_VIEW = """
 FOLLOWED = """
     INSERT INTO views.progress (view, position) VALUES (%(view)s, %(position)s)
     ON CONFLICT (view) DO UPDATE SET position = excluded.position
+"""
+# Nobody gets a mail for each of these keys, and no rotation of theirs begins, while something else is measured.
+TOLD = "UPDATE outbox.progress SET position = %(position)s"
+REACTED = """
+    INSERT INTO workflow.progress (workflow, position) VALUES (%(workflow)s, %(position)s)
+    ON CONFLICT (workflow) DO UPDATE SET position = excluded.position
 """
 
 
@@ -143,7 +151,11 @@ def seeded(conninfo: str, count: int, files: Path) -> Place:
                 copy.write(row)
         for statement in (EVENTS, VIEW, VAULT):
             connection.execute(statement, values)
-        connection.execute(FOLLOWED, {"view": UsageHistory.name, "position": len(accounts) + count})
+        head = len(accounts) + count
+        connection.execute(FOLLOWED, {"view": UsageHistory.name, "position": head})
+        connection.execute(TOLD, {"position": head})
+        for workflow in (RotationWorkflow.name, WebhookFailureWorkflow.name):
+            connection.execute(REACTED, {"workflow": workflow, "position": head})
     with psycopg.connect(place.conninfo, autocommit=True) as connection:
         connection.execute("VACUUM ANALYZE")
         connection.execute("CHECKPOINT")
