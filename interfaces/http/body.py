@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from litestar import Request
 from litestar.exceptions import InternalServerException
+from litestar.types import HTTPScope
 
 from domain.errors import InvalidError, MalformedError
 from interfaces.http.errors import problem_of
@@ -28,6 +29,9 @@ class JsonRequest(Request[Any, Any, Any]):
 
     async def body(self) -> bytes:
         """All of the body; MalformedError when the client went away before its end."""
+        if not _has_body(self.scope):
+            # Waiting for what does not come would put the request behind all others that the event loop has.
+            return b""
         try:
             return await super().body()
         except InternalServerException as gone:
@@ -45,6 +49,14 @@ def decode(raw: bytes, kind: Any) -> Any:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError("The request body is not readable JSON") from error
     return value
+
+
+def _has_body(scope: HTTPScope) -> bool:
+    """What the head announces (RFC 9112 section 6.3); True where it cannot tell, as in HTTP/2."""
+    return not scope["http_version"].startswith("1") or any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
+    )
 
 
 @lru_cache(maxsize=256)
