@@ -16,6 +16,7 @@ from application.ports import (
     Freshness,
     History,
     HistoryEntry,
+    KeyAnswers,
     KeyCache,
     Keys,
     KeyUsage,
@@ -102,6 +103,7 @@ class KeyManagement:
         usage: UsageStats,
         history: History,
         cache: KeyCache,
+        answers: KeyAnswers,
         hashes: CredentialHashes,
         verifiers: Verifiers,
         entropy: Entropy,
@@ -113,6 +115,7 @@ class KeyManagement:
         self._usage = usage
         self._history = history
         self._cache = cache
+        self._answers = answers
         self._hashes = hashes
         self._verifiers = verifiers
         self._entropy = entropy
@@ -316,12 +319,16 @@ class KeyManagement:
                 raise NotFoundError(UNKNOWN_KEY)
             command(key)
 
+        answer = self._answers.of(key_id)
         try:
-            self._ledger.change(ApiKey, key_id, owned)
+            self._ledger.change(ApiKey, key_id, owned, answer=answer)
         except NotFoundError as error:
             raise NotFoundError(UNKNOWN_KEY) from error
-        key = self.get(account_id=account_id, key_id=key_id)
-        return key, self._cache.await_applied(key.view.position)
+        found = answer.read()
+        if found is None:
+            raise NotFoundError(UNKNOWN_KEY)
+        view, usage, freshness = found
+        return ManagedKey(view, status_of(view, self._clock.now()), usage), freshness
 
     def _owned(self, account_id: AccountId, key_id: KeyId) -> ApiKey:
         key = self._ledger.load(ApiKey, key_id)

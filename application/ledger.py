@@ -12,6 +12,7 @@ from eventsourcing.persistence import InfrastructureFactory, IntegrityError, Tra
 from eventsourcing.utils import Environment, EnvType
 
 from application.event_json import EventJson
+from application.ports import KeyAnswer
 from domain.errors import ConflictError, NotFoundError
 from domain.events import Aggregate, Event
 
@@ -105,14 +106,19 @@ class Ledger(Application[str]):
             yield notification.id, self._events.to_domain_event(notification) if wanted else None
 
     def append(
-        self, *aggregates: Aggregate, verifiers: tuple[NewVerifier, ...] = (), sealed: tuple[NewSealed, ...] = ()
+        self,
+        *aggregates: Aggregate,
+        verifiers: tuple[NewVerifier, ...] = (),
+        sealed: tuple[NewSealed, ...] = (),
+        answer: KeyAnswer | None = None,
     ) -> int | None:
         """Appends what the aggregates recorded, all or nothing; the last position, None when there was no news.
 
+        ``answer`` may be asked along with it, after the commit.
         Raises eventsourcing's IntegrityError when another writer appended the same version first, or imported a key
         that is the same, or has the same place or external id.
         """
-        recordings = self.save(*aggregates, verifiers=verifiers, sealed=sealed)
+        recordings = self.save(*aggregates, verifiers=verifiers, sealed=sealed, answer=answer)
         return recordings[-1].notification.id if recordings else None
 
     def change(
@@ -122,18 +128,19 @@ class Ledger(Application[str]):
         command: Callable[[SomeAggregate], None],
         *,
         sealed: Callable[[SomeAggregate], tuple[NewSealed, ...]] = lambda _: (),
+        answer: KeyAnswer | None = None,
     ) -> tuple[SomeAggregate, int | None]:
         """Loads, commands, appends; of concurrent commands one wins and the others decide again on what it left.
 
-        ``sealed`` is asked after the command for the secrets that go with it. The position is None when the command
-        recorded nothing. Raises UnknownAggregateError, ConflictError after fifty lost races, and whatever the command
-        raises.
+        ``sealed`` is asked after the command for the secrets that go with it, ``answer`` as in ``append``. The position
+        is None when the command recorded nothing. Raises UnknownAggregateError, ConflictError after fifty lost races,
+        and whatever the command raises.
         """
 
         def attempt() -> tuple[SomeAggregate, int | None]:
             aggregate = self.load(kind, aggregate_id)
             command(aggregate)
-            return aggregate, self.append(aggregate, sealed=sealed(aggregate))
+            return aggregate, self.append(aggregate, sealed=sealed(aggregate), answer=answer)
 
         return retried(attempt)
 

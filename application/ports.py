@@ -413,6 +413,25 @@ class RefusedAttempts(Protocol):
         ...
 
 
+class KeyAnswer(Protocol):
+    """What one change of a key is answered with. Given to the append of the change, it is asked for along with it."""
+
+    def read(self) -> "tuple[KeyView, KeyUsage, Freshness] | None":
+        """The key as the change left it, its counts, and who has applied it, as `KeyCache.await_applied`; None: no key.
+
+        Asked once, after the append; when nothing was recorded it asks by itself.
+        """
+        ...
+
+
+class KeyAnswers(Protocol):
+    """The answers of changes to keys."""
+
+    def of(self, key_id: KeyId) -> KeyAnswer:
+        """The answer of a change that is about to be made to this key."""
+        ...
+
+
 class KeyCache(Protocol):
     """The serving processes' memory of verified keys, seen from a command that changes one."""
 

@@ -54,6 +54,18 @@ class View(Protocol):
         ...
 
 
+class AskedBehind(Protocol):
+    """A question that goes out with an append and is answered after its commit."""
+
+    def ask(self, cursor: Cursor[TupleRow]) -> None:
+        """Sends it."""
+        ...
+
+    def keep(self, cursor: Cursor[TupleRow]) -> None:
+        """Takes the answer, when all of the append has succeeded."""
+        ...
+
+
 class PostgresRecorder(ApplicationRecorder):
     """Appends and reads stored events; writes the immediate views in the append's own transaction."""
 
@@ -115,6 +127,7 @@ class PostgresRecorder(ApplicationRecorder):
             return []
         verifiers: Sequence[NewVerifier] = kwargs.get("verifiers", ())
         sealed: Sequence[NewSealed] = kwargs.get("sealed", ())
+        answer: AskedBehind | None = kwargs.get("answer")
         events = [self._mapper.to_domain_event(stored) for stored in stored_events]
         appended = {
             "streams": [str(stored.originator_id) for stored in stored_events],
@@ -124,8 +137,8 @@ class PostgresRecorder(ApplicationRecorder):
         }
         with self._database.connection() as connection:
             is_bounded = connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE
-            with connection.cursor() as append, connection.cursor() as cursor:
-                with self._appending(connection, is_whole=is_bounded):
+            with connection.cursor() as append, connection.cursor() as cursor, connection.cursor() as asked:
+                with self._appending(connection, answer, asked, is_whole=is_bounded):
                     append.execute(self.APPEND if is_bounded else self.APPEND_BEFORE_17, appended)
                     for verifier in verifiers:
                         self._add(cursor, verifier)
@@ -135,6 +148,8 @@ class PostgresRecorder(ApplicationRecorder):
                         for place, event in enumerate(events, start=1):
                             view.apply(cursor, event, -place)
                 row = append.fetchone()
+                if answer is not None:
+                    answer.keep(asked)
         head: int = row[0] if row is not None else 0
         return list(range(head + 1, head + 1 + len(events)))
 
@@ -144,8 +159,10 @@ class PostgresRecorder(ApplicationRecorder):
             cursor.execute(self.ADD_IMPORT, {"key_id": new.key_id} | asdict(new.imported))
 
     @contextmanager
-    def _appending(self, connection: Connection[TupleRow], *, is_whole: bool) -> Generator[None]:
-        """A transaction; ``is_whole``: sent and answered in one go.
+    def _appending(
+        self, connection: Connection[TupleRow], behind: AskedBehind | None, asked: Cursor[TupleRow], *, is_whole: bool
+    ) -> Generator[None]:
+        """A transaction, and what is asked ``behind`` it; ``is_whole``: sent and answered in one go.
 
         The server has then all that it does under the lock before it takes the lock: a writer that is short of
         processor, or falls silent, keeps nobody waiting.
@@ -156,6 +173,8 @@ class PostgresRecorder(ApplicationRecorder):
                 connection.execute("BEGIN")
                 yield
                 connection.execute("COMMIT")
+                if behind is not None:
+                    behind.ask(asked)
         except psycopg.errors.UniqueViolation as error:
             if error.diag.constraint_name in RACES:
                 raise IntegrityError(str(error)) from error

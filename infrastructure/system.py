@@ -83,7 +83,7 @@ def spare_long_lived_objects() -> None:
 def take_short_turns() -> None:
     """Lets a thread that waits for the interpreter have it within half a millisecond.
 
-    Under full load the event loop never pauses, so whoever comes back from the database, as a revoke does six times, or
-    the thread that applies it in another process, waits for a whole turn each time.
+    Under full load the event loop never pauses, so whoever comes back from the database, as a revoke does twice, or the
+    thread that applies it in another process, waits for a whole turn each time.
     """
     sys.setswitchinterval(_TURN_SECONDS)

@@ -11,12 +11,15 @@ Why a change that has waited is refused everywhere (times of one clock rate; a l
    for L; a beat on disk cannot go back in a crash, and stand still for one that was trusted.
 
 Between two leases positions are reported without waiting for the disk: they let waiters go, and prove nothing. One
-that a crash loses only makes a waiter wait longer. Notifications make it quick; nothing relies on them.
+that a crash loses only makes a waiter wait longer. Notifications make it quick; nothing relies on them: where one names
+the next change, that is forgotten unread, and reported by a statement that looks whether the ledger has it so. If not,
+or if the answer is lost, what was applied is not known any more, and all is forgotten.
 
 It holds for one ledger, and for clocks that run. A failover that loses commits loses revocations, and rows, with them;
 a hypervisor that stops a guest's clocks for longer than a lease lets it believe an old one.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,6 +31,7 @@ from typing import Self
 
 import psycopg
 import structlog
+from psycopg.rows import TupleRow
 
 from application.ports import Freshness
 from application.verified_keys import Change, Lease, VerifiedKeys
@@ -36,8 +40,12 @@ from infrastructure.postgres.pool import Database, PatientConnection
 
 BATCH = 5000
 RETRY_SECONDS = 0.1
-POLL_SECONDS = (0.0005, 0.001, 0.001, 0.002, 0.002, 0.004)
+POLL_SECONDS = 0.004
+LOOKS_MAX = 20
+"""So often the server looks, a millisecond apart, before the waiter looks itself: its connection is then others'."""
 CLOCK_ANSWER_SECONDS_MAX = 0.25
+UNKNOWN = b""
+POSITION = re.compile("[0-9]{1,19}")
 CLOCK_MARGIN = 1.01
 """Two machines' clocks may differ by one percent in rate."""
 
@@ -104,6 +112,14 @@ class LedgerFollower:
     """
     PREFIXES = "SELECT DISTINCT lookup_prefix FROM credentials.imports"
     REPORT = "UPDATE serving.processes SET applied = %(applied)s WHERE process_id = %(process)s"
+    # Reports a change that was applied by its notification's word, if the word is true.
+    REPORT_TOLD = """
+        UPDATE serving.processes AS p SET applied = e.position
+        FROM ledger.events AS e
+        WHERE p.process_id = %(process)s AND e.position = %(position)s AND e.stream_id = %(stream)s
+          AND e.topic <> 'key.imported'
+        RETURNING sha256(e.state)
+    """
     RENEW = """
         UPDATE serving.processes SET applied = %(applied)s, beat = beat + 1 WHERE process_id = %(process)s
         RETURNING clock_timestamp(), set_config('synchronous_commit', 'on', true)
@@ -125,7 +141,7 @@ class LedgerFollower:
         self._clock = clock
         self._lease = lease
         self._process = {"process": process_id, "host": host, "lease": lease.seconds}
-        self._mark: bytes | None = None  # of the last event applied; None before the first
+        self._mark: bytes | None = None  # of the last event applied; None before the first, UNKNOWN while only told of
         self._outage_told = False  # once for an outage, however often it is tried again
         self._stop = Flag()
         self._thread = Thread(target=self._run, name="ledger-follower", daemon=True)
@@ -157,7 +173,11 @@ class LedgerFollower:
             connection.execute(self.REPORT_QUICKLY)
             self._register(connection)
             due = elapsed()
+            told: list[str] = []
             while not self._stop.is_set():
+                if told and elapsed() < due and self._apply_told(connection, told):
+                    told = self._wait(connection, due)
+                    continue
                 asked_at = self._apply_changes(connection)
                 if asked_at < due:
                     connection.execute(self.REPORT, self._process | {"applied": self._keys.applied})
@@ -169,8 +189,7 @@ class LedgerFollower:
                     self._keys.distrust()
                     self._register(connection)
                     continue
-                for _ in connection.notifies(timeout=max(0.0, due - elapsed()), stop_after=1):
-                    pass
+                told = self._wait(connection, due)
             self._keys.distrust()
             connection.execute(self.LEAVE, self._process)
 
@@ -184,6 +203,30 @@ class LedgerFollower:
             # Read after the head: what is imported from then on comes as a change.
             self._keys.prefixes.replace(prefix for (prefix,) in connection.execute(self.PREFIXES))
             self._mark = standing.get(head)
+
+    def _wait(self, connection: PatientConnection, due: float) -> list[str]:
+        """The notifications that end the wait, as they came; none when the lease is due."""
+        return [told.payload for told in connection.notifies(timeout=max(0.0, due - elapsed()), stop_after=1)]
+
+    def _apply_told(self, connection: PatientConnection, told: Iterable[str]) -> bool:
+        """Applies and reports what notifications tell; False when it must be read."""
+        for payload in told:
+            position, _, stream_id = payload.partition(" ")
+            change = Change(int(position) if POSITION.fullmatch(position) else 0, stream_id)
+            if 0 < change.position <= self._keys.applied:
+                continue
+            if change.position != self._keys.applied + 1 or not stream_id:
+                return False
+            before, self._mark = self._keys.applied, UNKNOWN
+            self._keys.apply([change])
+            row = connection.execute(
+                self.REPORT_TOLD, self._process | {"position": change.position, "stream": stream_id}
+            ).fetchone()
+            if row is None:
+                self._keys.start_at(before)
+                return False
+            self._mark = row[0]
+        return True
 
     def _apply_changes(self, connection: PatientConnection) -> float:
         """Reads and applies all that is new; the time before the read that found no more."""
@@ -217,6 +260,11 @@ class _Process:
     lease_seconds: float
 
 
+def _processes(look: TupleRow) -> dict[str, _Process]:
+    names, *columns, _ = look
+    return dict(zip(names, map(_Process, *columns), strict=True))
+
+
 def _nobody_counts(seconds: float) -> None:
     del seconds
 
@@ -227,7 +275,10 @@ class PostgresFreshness:
     ``count_wait`` is told the seconds of each wait.
     """
 
-    PROCESSES = "SELECT process_id, applied, beat, lease_seconds FROM serving.processes"
+    LOOK = """
+        SELECT process_ids, applied, beats, lease_seconds, waited_seconds
+        FROM serving.await_applied(%(position)s, %(looks_max)s)
+    """
     TAKE_OUT = "DELETE FROM serving.processes WHERE process_id = %(process)s AND beat = %(beat)s"
 
     def __init__(self, database: Database, *, count_wait: Callable[[float], None] = _nobody_counts) -> None:
@@ -239,10 +290,13 @@ class PostgresFreshness:
 
         Call it after the change has committed.
         """
-        began = elapsed()
-        seen = processes = self._processes()
+        return self.conclude(position, self._look(position, looks_max=LOOKS_MAX))
+
+    def conclude(self, position: int, first: TupleRow) -> Freshness:
+        """As ``await_applied``, from a first look: a row of LOOK, asked for after the change had committed."""
+        seen = processes = _processes(first)
         seen_at = looked_at = elapsed()
-        turn = 0
+        began = seen_at - first[-1]
         while True:
             behind = {name: process for name, process in processes.items() if process.applied < position}
             # Past a process's lease it cannot be fresh from before; and if it has not moved, it is not there any more.
@@ -256,15 +310,16 @@ class PostgresFreshness:
                     processes=len(processes) - len(behind),
                     waited_ms=round(waited / timedelta(milliseconds=1)),
                 )
-            time.sleep(POLL_SECONDS[min(turn, len(POLL_SECONDS) - 1)])
-            turn += 1
+            time.sleep(POLL_SECONDS)
             looked_at = elapsed()
-            processes = self._processes()
+            processes = _processes(self._look(position, looks_max=1))
 
-    def _processes(self) -> dict[str, _Process]:
+    def _look(self, position: int, *, looks_max: int) -> TupleRow:
         with self._database.cursor() as cursor:
-            rows: list[tuple[str, int, int, float]] = cursor.execute(self.PROCESSES).fetchall()
-        return {name: _Process(applied, beat, lease_seconds) for name, applied, beat, lease_seconds in rows}
+            row = cursor.execute(self.LOOK, {"position": position, "looks_max": looks_max}).fetchone()
+        if row is None:
+            raise TypeError("a function without a set answers one row")
+        return row
 
     def _take_out(self, still: Iterable[tuple[str, _Process]]) -> None:
         for name, process in still:

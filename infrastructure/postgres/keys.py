@@ -238,13 +238,13 @@ class PostgresKeys:
         """One key, whoever owns it; None when there is none."""
         with self._database.cursor() as cursor:
             row = cursor.execute(self.FIND, {"key_id": key_id}).fetchone()
-        return None if row is None else _view(row)
+        return None if row is None else key_view(row)
 
     def find_with_usage(self, key_id: KeyId) -> tuple[KeyView, KeyUsage] | None:
         """As ``find``, with its counts, exact to the last committed row."""
         with self._database.cursor() as cursor:
             row = cursor.execute(self.FIND_WITH_USAGE, {"key_id": key_id}).fetchone()
-        return None if row is None else (_view(row[:-4]), KeyUsage(*row[-4:]))
+        return None if row is None else (key_view(row[:-4]), KeyUsage(*row[-4:]))
 
     def page(  # noqa: PLR0913 - a filter
         self,
@@ -267,7 +267,7 @@ class PostgresKeys:
         }
         with self._database.cursor() as cursor:
             rows = cursor.execute(self.PAGE, parameters).fetchall()
-        return [_view(row) for row in rows]
+        return [key_view(row) for row in rows]
 
     def stored(self, key_id: KeyId) -> StoredKey | None:
         """What authentication needs, in one round-trip; None for an id that was never given out."""
@@ -319,7 +319,8 @@ def _optional_key(text: str | None) -> KeyId | None:
     return None if text is None else KeyId(text)
 
 
-def _view(row: TupleRow) -> KeyView:
+def key_view(row: TupleRow) -> KeyView:
+    """A row of the columns that FIND names."""
     (key_id, account_id, name, environment, prefix, scopes, allowed_ips, created_at, expires_at, rotation_due_at,
      disabled, revoked_at, retires_at, lineage_id, replaces, replaced_by, created_position, position) = row  # fmt: skip
     return KeyView(

@@ -21,6 +21,7 @@ from infrastructure.postgres.campaigns import PostgresCampaigns
 from infrastructure.postgres.freshness import DatabaseClock, PostgresFreshness
 from infrastructure.postgres.history import PostgresHistory
 from infrastructure.postgres.imports import PostgresImports
+from infrastructure.postgres.key_answers import PostgresKeyAnswers
 from infrastructure.postgres.mails import PostgresMails
 from infrastructure.postgres.usage_reports import PostgresUsageRows
 from infrastructure.postgres.webhooks import PostgresDeliveries, PostgresWebhooks
@@ -63,6 +64,7 @@ def management(core: Core, metrics: Metrics | None = None) -> Management:
             usage=core.usage,
             history=PostgresHistory(core.database),
             cache=cache,
+            answers=PostgresKeyAnswers(core.database, cache),
             hashes=core.ring,
             verifiers=core.verifiers,
             entropy=core.entropy,

@@ -250,6 +250,65 @@ def test_nothing_relies_on_notifications(processes: Processes, freshness: Postgr
     assert not process.knows(1)
 
 
+def test_a_notification_that_is_wrong_hides_no_change(processes: Processes, freshness: PostgresFreshness) -> None:
+    """Whoever may connect may notify: what is told is reported only as the ledger has it."""
+    process = processes.start()
+    process.remember(1)
+    processes.ask(
+        "WITH told AS (SELECT pg_notify('ledger', '1 another'), pg_notify('ledger', '2 another'))"
+        " INSERT INTO ledger.events (position, stream_id, version, topic, state)"
+        " SELECT 1, %s, 1, 't', '' FROM told",
+        key_id(1),
+    )
+    assert freshness.await_applied(1).processes == 1
+    assert not process.knows(1)
+
+
+def test_a_notification_of_nothing_ends_no_process(processes: Processes, freshness: PostgresFreshness) -> None:
+    """Nor does it hide the change that comes in its place."""
+    process = processes.start()
+    for words in ("1 another", "x", "", f"{10**30} another", "-1 another", "0 another", "1"):
+        processes.ask("SELECT pg_notify('ledger', %s)", words)
+    process.remember(1)
+    freshness.await_applied(processes.append(key_id(1)))
+    assert not process.knows(1)
+    assert process.keys.is_fresh
+
+
+def test_what_is_told_is_not_read_again(processes: Processes, freshness: PostgresFreshness) -> None:
+    """The next change alone: its report is the one round-trip, and a broken connection costs no memory."""
+    process = processes.start()
+    process.remember(2)
+    assert [freshness.await_applied(processes.append(key_id(1))).processes for _ in range(3)] == [1, 1, 1]
+    processes.break_followers()
+    freshness.await_applied(processes.append(key_id(1)))
+    assert process.knows(2)
+
+
+def test_the_server_looks_anew_each_time(processes: Processes) -> None:
+    """A statement that began before the report ends with it."""
+    processes.add_row("run_slow", lease=LEASE)
+    seen: list[Any] = []
+    asked = "SELECT applied FROM serving.await_applied(5, 1000000)"
+
+    def wait() -> None:
+        with psycopg.connect(processes.conninfo, autocommit=True) as connection:
+            seen.append(connection.execute(asked).fetchone())
+
+    waiter = Thread(target=wait)
+    waiter.start()
+    eventually(
+        lambda: processes.ask(
+            "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND wait_event = 'PgSleep' AND query = %s",
+            asked,
+        ),
+        "it waits",
+    )
+    processes.ask("UPDATE serving.processes SET applied = 5 WHERE process_id = 'run_slow'")
+    waiter.join()
+    assert seen == [([5],)]
+
+
 def test_changes_are_applied_across_batches(processes: Processes, freshness: PostgresFreshness) -> None:
     """More changes than one read takes: none is left out, and the last one counts."""
     process = processes.start()
