@@ -14,9 +14,8 @@ from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 from threading import Event as Flag
 from threading import Thread
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
-import msgspec
 import psycopg
 import structlog
 from psycopg.abc import RV, PQGen
@@ -25,17 +24,14 @@ from psycopg.rows import TupleRow
 from application.ports import AccessKind, AccessRow, Entropy
 from domain.errors import UnavailableError
 from domain.ids import RunId
+from infrastructure.postgres.access_batch import BatchArguments
 
 BATCH_ROWS_MAX = 1000  # some 20 ms of the database's time
-SALT_BYTES = 16
-TEXT_CHARACTERS_MAX = 512
 HEARTBEAT_SECONDS = 10.0
 PAUSE_SECONDS = (0.01, 0.05, 0.1, 0.2, 0.5)
 CLOSE_SECONDS = 5.0
 LOOK_SECONDS = 0.01
 STATEMENT_SECONDS = 5.0
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_json = msgspec.json.Encoder()
 
 log = structlog.get_logger()
 
@@ -103,7 +99,7 @@ class PostgresAccessLog:
         self._conninfo = conninfo
         self._entropy = entropy
         self._host = host
-        self._window = window
+        self._arguments = BatchArguments(entropy, window)
         self._flush_seconds = flush.total_seconds()
         self._patience = patience.total_seconds()
         self._queue_rows_max = queue_rows_max
@@ -115,6 +111,9 @@ class PostgresAccessLog:
         self._onlookers: list[tuple[Any, Deliver]] = []
         self._thread = Thread(target=self._run, name="access-log", daemon=True)
         self._connection: _Connection | None = None
+        self._cursor: psycopg.Cursor[TupleRow] | None = (
+            None  # of all batches: spares a third of a call
+        )
         self._run_id = run_id
         self._run_began = False
         self._written = 0  # the run's last committed row, as far as is known
@@ -222,7 +221,8 @@ class PostgresAccessLog:
 
     def _write(self, batch: Sequence[_Queued]) -> None:
         """Writes the batch, or gives it up in time; either way its waiters are told."""
-        values = _values(batch, self._entropy, self._window)
+        kinds, instants, requests, *_ = zip(*batch, strict=True)
+        values = self._arguments.of(kinds, instants, requests)
         failures = 0
         while True:
             give_up_at = (
@@ -256,7 +256,9 @@ class PostgresAccessLog:
                 self._run_began = True
             through = self._numbered + count
             place = {"run": self._run_id, "before": self._written, "through": through}
-            (written,) = _row(connection.execute(self.WRITE, place | values))
+            if self._cursor is None:
+                self._cursor = connection.cursor()
+            (written,) = _row(self._cursor.execute(self.WRITE, place | values))
             if written:
                 break
             # An earlier try of these rows moved the run on, or one that was given up, or the settlement ended it.
@@ -308,7 +310,7 @@ class PostgresAccessLog:
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
-            self._connection = None
+            self._connection = self._cursor = None
 
     def _refuse(self, rest: list[_Queued]) -> None:
         with suppress(Empty):
@@ -363,59 +365,3 @@ def _row(cursor: psycopg.Cursor[TupleRow]) -> TupleRow:
     if row is None:
         raise psycopg.DataError("a row was expected")
     return row
-
-
-def _values(batch: Sequence[_Queued], entropy: Entropy, window: timedelta) -> dict[str, Any]:
-    """The arguments of one statement, each column an array literal: a quarter of what psycopg's lists cost."""
-    kinds, instants, requests, *_ = zip(*batch, strict=True)
-    # Requests that are alike share the very object. Two that are equal only cost a place more.
-    distinct: dict[int, AccessKind] = {id(kind): kind for kind in kinds}
-    places = {identity: str(place) for place, identity in enumerate(distinct, start=1)}
-    columns: dict[str, tuple[Any, ...]] = dict(
-        zip(AccessKind._fields, zip(*distinct.values(), strict=True), strict=True)
-    )
-    at = instants[-1]
-    return {
-        "at": at,
-        "window_ends": _EPOCH + ((at - _EPOCH) // window + 1) * window,
-        "salts": entropy.bytes(SALT_BYTES * len(batch)),
-        "instants": _instants(instants),
-        "requests": _texts(requests),
-        "kinds": _array([places[id(kind)] for kind in kinds]),
-        "methods": _texts(columns["method"]),
-        "endpoints": _texts(columns["endpoint"]),
-        "statuses": _array(map(str, columns["status"])),
-        "outcomes": _texts(columns["outcome"]),
-        "accepts": _array("t" if accepted else "f" for accepted in columns["accepted"]),
-        "keys": _texts(columns["key_id"]),
-        "accounts": _texts(columns["account_id"]),
-        "hashes": _texts(columns["key_hash"]),
-        "clients": _texts(columns["client_ip"]),
-    }
-
-
-def _instants(instants: Sequence[datetime]) -> str:
-    """A timestamptz[] literal; msgspec writes a time in a fortieth of what `isoformat` takes (0.02 µs against 0.8)."""
-    return f"{{{_json.encode(instants)[1:-1].decode()}}}"
-
-
-def _array(elements: Iterable[str]) -> str:
-    return "{" + ",".join(elements) + "}"
-
-
-def _texts(texts: Sequence[str | None]) -> str:
-    """A text[] literal. What PostgreSQL cannot store (NUL, lone surrogates) is replaced: no row may spoil its batch."""
-    if None not in texts:
-        # The usual column has nothing to quote: it is joined and looked through once, a fifth of quoting each text.
-        joined = '","'.join(cast("Sequence[str]", texts))
-        if joined.isascii() and "\\" not in joined and "\0" not in joined and joined.count('"') == 2 * len(texts) - 2:
-            longest = max(map(len, cast("Sequence[str]", texts)))
-            if longest <= TEXT_CHARACTERS_MAX:
-                return f'{{"{joined}"}}'
-    literal = _array("NULL" if text is None else _quoted(text[:TEXT_CHARACTERS_MAX]) for text in texts)
-    return literal if literal.isascii() else literal.encode("utf-8", "replace").decode("utf-8")
-
-
-def _quoted(text: str) -> str:
-    plain = text.replace("\\", "\\\\").replace('"', '\\"').replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return f'"{plain}"'

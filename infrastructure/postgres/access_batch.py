@@ -1,0 +1,91 @@
+"""A batch of access rows as the arguments of one statement, each column an array literal.
+
+Literals written here cost a quarter of what psycopg's lists cost. What PostgreSQL cannot store (NUL, lone surrogates)
+is replaced: no row may spoil its batch.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from application.ports import AccessKind, Entropy
+
+SALT_BYTES = 16
+TEXT_CHARACTERS_MAX = 512
+KINDS_MAX = 4096
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Of a kind, in the order of its fields.
+_COLUMNS = ("methods", "endpoints", "statuses", "outcomes", "accepts", "keys", "accounts", "hashes", "clients")
+_json = msgspec.json.Encoder()
+
+
+class BatchArguments:
+    """Writes the arguments of `usage.write_batch`, but for the run and its numbers.
+
+    Each kind comes once in a batch, and what it has in its columns is written once for many batches: with 50 rows of
+    as many kinds that is half of all this. ``window``: the longest that a settled window gets.
+    """
+
+    def __init__(self, entropy: Entropy, window: timedelta) -> None:
+        self._entropy = entropy
+        self._window = window
+        # By identity, and held so that it stays theirs. Alike requests share the very object; two that are equal only
+        # cost a place more.
+        self._written: dict[int, tuple[AccessKind, tuple[str, ...]]] = {}
+
+    def of(self, kinds: Sequence[AccessKind], instants: Sequence[datetime], requests: Sequence[str]) -> dict[str, Any]:
+        """By the names of the function's parameters; kind, time and request id of each row."""
+        identities = list(map(id, kinds))
+        distinct = dict(zip(identities, kinds, strict=True))
+        places = {identity: str(place) for place, identity in enumerate(distinct, start=1)}
+        columns = zip(*map(self._elements, distinct.values()), strict=True)
+        at = instants[-1]
+        return {
+            "at": at,
+            "window_ends": _EPOCH + ((at - _EPOCH) // self._window + 1) * self._window,
+            "salts": self._entropy.bytes(SALT_BYTES * len(kinds)),
+            "instants": _instants(instants),
+            "requests": _texts(requests),
+            "kinds": _array(map(places.__getitem__, identities)),
+        } | dict(zip(_COLUMNS, map(_array, columns), strict=True))
+
+    def _elements(self, kind: AccessKind) -> tuple[str, ...]:
+        written = self._written.get(id(kind))
+        if written is None:
+            if len(self._written) >= KINDS_MAX:
+                self._written.clear()
+            written = self._written[id(kind)] = (kind, tuple(map(_element, kind)))
+        return written[1]
+
+
+def _instants(instants: Sequence[datetime]) -> str:
+    """A timestamptz[] literal; msgspec writes a time in a fortieth of what `isoformat` takes (0.02 µs against 0.8)."""
+    return f"{{{_json.encode(instants)[1:-1].decode()}}}"
+
+
+def _texts(texts: Sequence[str]) -> str:
+    """A text[] literal."""
+    # The usual column has nothing to quote: it is joined and looked through once, a fifth of quoting each text.
+    joined = '","'.join(texts)
+    if joined.isascii() and "\\" not in joined and "\0" not in joined and joined.count('"') == 2 * len(texts) - 2:
+        longest = max(map(len, texts))
+        if longest <= TEXT_CHARACTERS_MAX:
+            return f'{{"{joined}"}}'
+    return _array(map(_element, texts))
+
+
+def _array(elements: Iterable[str]) -> str:
+    return "{" + ",".join(elements) + "}"
+
+
+def _element(value: str | int | None) -> str:
+    """A text, a number or a truth as an element of an array literal."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, int):
+        return str(value)
+    plain = value[:TEXT_CHARACTERS_MAX].replace("\\", "\\\\").replace('"', '\\"')
+    plain = plain.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return f'"{plain.encode("utf-8", "replace").decode("utf-8")}"'
