@@ -111,9 +111,7 @@ class PostgresAccessLog:
         self._onlookers: list[tuple[Any, Deliver]] = []
         self._thread = Thread(target=self._run, name="access-log", daemon=True)
         self._connection: _Connection | None = None
-        self._cursor: psycopg.Cursor[TupleRow] | None = (
-            None  # of all batches: spares a third of a call
-        )
+        self._cursor: psycopg.Cursor[TupleRow] | None = None  # of all batches: spares a third of a call
         self._run_id = run_id
         self._run_began = False
         self._written = 0  # the run's last committed row, as far as is known
