@@ -27,7 +27,8 @@ from interfaces.settings import Settings
 KEYS = 1_002  # a database of its own, as in (shape)
 DOORS = {"forward": "/auth/forward", "route": "/"}
 LOGS = ("none", "buffered", "commit")
-CONNECTIONS = 128  # on each side: a commit is shared by whoever waits for it, and 32 that wait leave the server idle
+# On each side. A commit is shared by whoever waits for it: the more there are, the less of it each row bears.
+CONNECTIONS = 256
 QUEUE = "keyledger_access_log_queue_rows "
 WRITTEN = "SELECT run_id, written_through FROM usage.writers"
 # Older than any row may get, and younger.
