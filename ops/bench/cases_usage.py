@@ -64,6 +64,7 @@ def _rates(bench: Bench, place: Place) -> dict[str, Any]:
         ]
         figures = alternate(sides, bench.plan, bench.problems)
     return {
+        "connections": CONNECTIONS,
         "sides": table_of(figures),
         "ratios": {
             f"{door}, {log}": asdict(Ratio.of(figures[f"{door}, {log}"], figures[f"{door}, none"]))

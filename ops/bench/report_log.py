@@ -28,7 +28,8 @@ def usage(case: Any) -> str:
     return f"""\
 ## Usage: what the access log costs
 
-The same server, of the same parts, with a log that drops its rows, and with each durability.
+The same server, of the same parts, with a log that drops its rows, and with each durability, over
+{case["connections"]} connections.
 
 {sides_table(case["sides"], names)}
 
