@@ -136,8 +136,11 @@ def call(
     headers: dict[str, str] | None = None,
     ends: bool = True,
 ) -> Heard:
-    """Speak raw ASGI: no Content-Length unless given; without `ends` the client goes away after its chunks."""
+    """Speak raw ASGI: chunked without a Content-Length; without `ends` the client goes away after its chunks."""
     parts = list(chunks)
+    headers = headers or {}
+    if any(parts) and "Content-Length" not in headers:
+        headers = headers | {"Transfer-Encoding": "chunked"}
     messages: list[dict[str, Any]] = [
         {"type": "http.request", "body": part, "more_body": not ends or n < len(parts) - 1}
         for n, part in enumerate(parts)
@@ -162,7 +165,7 @@ def call(
         "raw_path": path.encode(),
         "query_string": query.encode(),
         "root_path": "",
-        "headers": [(k.lower().encode(), v.encode()) for k, v in (headers or {}).items()],
+        "headers": [(k.lower().encode(), v.encode()) for k, v in headers.items()],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }
@@ -388,6 +391,12 @@ def test_what_the_client_sent_comes_back_cut_and_encodable() -> None:
     error = InvalidError([FieldProblem("\ud800", "\x00\u202e")] * 1000)
     details = json.loads(render(error, token_sent=False).body)["error"]["details"]
     assert details == [{"field": "\\ud800", "message": "\x00\u202e"}] * DETAILS_MAX
+
+
+def test_a_body_that_is_not_announced_is_not_asked_for() -> None:
+    """The head says that none comes (RFC 9112 section 6.3): the server is not asked for one."""
+    heard = call("POST", "/things", chunks=[b'{"name":"a"}'], headers={"Content-Length": "0"})
+    assert heard.body == b'{"error":{"code":"BAD_REQUEST","message":"The request needs a JSON body"}}'
 
 
 def test_a_client_that_goes_away_is_no_failure_of_ours() -> None:
