@@ -94,7 +94,7 @@ class Used:
 class Crowd:
     """All clients of a run, and what they share: the history, the keys in force, and the last of those that ended.
 
-    ``quiet`` are the doors without a database: owners leave them alone, users use what was last accepted there.
+    ``quiet`` are the doors without a database: owners leave them alone, users use what was last accepted by its worker.
     """
 
     history: History
@@ -105,8 +105,8 @@ class Crowd:
     """When each revocation was asked for, and how long its receipt says that it waited."""
     in_force: dict[str, Used] = field(default_factory=dict[str, Used])
     ended: dict[str, Used] = field(default_factory=dict[str, Used])
-    accepted_at: dict[str, dict[str, Used]] = field(default_factory=dict[str, dict[str, Used]])
-    """By door, the keys that it accepted when they were last used there."""
+    going: asyncio.Event = field(default_factory=asyncio.Event)
+    """While it is cleared, owners do nothing more to their keys."""
     posts: list["asyncio.Queue[Used]"] = field(default_factory=list["asyncio.Queue[Used]"])
     chance: random.Random = field(default_factory=lambda: random.Random(7310310))  # noqa: S311 - a repeatable crowd
     numbers: "count[int]" = field(default_factory=count)
@@ -115,11 +115,14 @@ class Crowd:
     async def at_work(self, users: Sequence[Wire], owners: int) -> AsyncIterator[None]:
         """All are at work within; each ends what it is at before the end, or is cut off."""
         self.posts.clear()
+        self.going.set()
         if OWNER not in self.in_force:
             self.history.ask("create", OWNER, "").answer(201, monotonic_ns())
             self.in_force[OWNER] = Used(OWNER, self.owner_key)
+        # Two at a time have the same worker at the other end, and share what it accepted when they last used it.
+        accepted: list[dict[str, Used]] = [{} for _ in users[::2]]
         tasks = [
-            asyncio.create_task(self._use(wire, self._post(), brief=number % 2 == 1))
+            asyncio.create_task(self._use(wire, self._post(), accepted[number // 2], brief=number % 2 == 1))
             for number, wire in enumerate(users)
         ]
         tasks += [asyncio.create_task(self._own(number)) for number in range(owners)]
@@ -146,7 +149,7 @@ class Crowd:
             f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nX-Forwarded-For: {client}\r\nAuthorization: Bearer {key}\r\n"
         )
 
-    async def _use(self, wire: Wire, post: "asyncio.Queue[Used]", *, brief: bool) -> None:
+    async def _use(self, wire: Wire, post: "asyncio.Queue[Used]", accepted: dict[str, Used], *, brief: bool) -> None:
         """Uses keys for ever; a brief user asks for nothing but what the server should remember, and gives up soon."""
         while True:
             known: Used | None = None
@@ -157,7 +160,6 @@ class Crowd:
             if known is None:
                 group = list((self.in_force if self.chance.random() < IN_FORCE_SHARE else self.ended).values())
                 known = self.chance.choice(group) if group else None
-            accepted = self.accepted_at.setdefault(wire.door.name, {})
             path, patience = self.chance.choice(USES), ANSWER_SECONDS
             if brief or wire.door.name in self.quiet:
                 # Without its database a server can only go by what it remembers, and all else keeps its caller waiting.
@@ -171,7 +173,8 @@ class Crowd:
             await wire.request(operation, request.encode(), patience)
             if operation.outcome is ACCEPTED:
                 accepted[known.key_id] = known
-            elif operation.outcome is REFUSED:
+            elif operation.outcome is REFUSED or wire.door.name in self.quiet:
+                # A server without its database that keeps its caller waiting does not remember the key.
                 accepted.pop(known.key_id, None)
 
     async def _own(self, number: int) -> None:
@@ -215,6 +218,7 @@ class Crowd:
         for post in self.posts:
             post.put_nowait(key)
         await asyncio.sleep(self.chance.uniform(2, 8) * REST_SECONDS)
+        await self.going.wait()
 
     async def _ask(self, kind: str, key_id: str, path: str, body: object) -> tuple[Operation, Any]:
         """A write, on a connection of its own; its answer's body, None without success."""
