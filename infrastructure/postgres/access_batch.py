@@ -25,7 +25,7 @@ class BatchArguments:
     """Writes the arguments of `usage.write_batch`, but for the run and its numbers.
 
     Each kind comes once in a batch, and what it has in its columns is written once for many batches: with 50 rows of
-    as many kinds that is half of all this. ``window``: the longest that a settled window gets.
+    as many kinds that spares a third of all this. ``window``: the longest that a settled window gets.
     """
 
     def __init__(self, entropy: Entropy, window: timedelta) -> None:

@@ -97,11 +97,11 @@ class Scene:
     async def silence(self, seconds: float) -> None:
         """The second server's connections to the database swallow everything, at the least so long."""
         self.history.faults["silent lines"] += 1
-        began = monotonic_ns()
         self.crowd.going.clear()
         await asyncio.sleep(REMEMBERED_SECONDS)
         self.crowd.quiet.add("second")
         self.line.fall_silent()
+        began = monotonic_ns()
         self.crowd.going.set()
         try:
             await asyncio.sleep(seconds)
