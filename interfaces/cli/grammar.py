@@ -24,6 +24,7 @@ or else on the one in KEYLEDGER_DATA_DIR (default var/), which is started for th
 Data goes to stdout, talk to stderr.
 """
 
+CURSOR: Final = "--cursor"
 NOTIFICATIONS: Final = "interfaces.cli.notifications:notifications"
 
 IMPORT_LINES: Final = """\
@@ -94,7 +95,18 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         "".join(words).encode()
     except UnicodeEncodeError:  # bytes outside the locale's encoding; neither JSON nor the ledger could hold them
         parser.error("the command line is not readable text")
-    return parser.parse_args(words)
+    return parser.parse_args(_with_cursors_joined(words))
+
+
+def _with_cursors_joined(words: Sequence[str]) -> list[str]:
+    """With each ``--cursor TEXT`` as ``--cursor=TEXT``: one in 64 begins with a dash, as an option does."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == CURSOR:
+            joined[-1] = f"{CURSOR}={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _account(noun: Parser) -> None:
@@ -302,7 +314,7 @@ def _verb(verbs: Verbs, name: str, run: str, what: str) -> Parser:
 
 def _paged(verb: Parser) -> None:
     verb.add_argument("--limit", type=int, default=50, help="1 to 100, default 50")
-    verb.add_argument("--cursor", help="where the page before ended")
+    verb.add_argument(CURSOR, help="where the page before ended")
     _json(verb)
 
 

@@ -19,7 +19,7 @@ from domain.errors import KeyledgerError
 from domain.ids import KeyId
 from infrastructure.embedded_postgres import EmbeddedPostgres
 from interfaces.cli.exits import EXIT_CODES, KINDS, Exit, explained
-from interfaces.cli.grammar import grammar
+from interfaces.cli.grammar import grammar, parse
 from interfaces.cli.main import command
 from interfaces.cli.render import table
 from interfaces.cli.terminal import plain
@@ -337,6 +337,15 @@ def test_every_command_of_the_grammar_exists() -> None:
     names = set(_commands(grammar()))
     assert len(names) >= 15
     assert all(callable(command(name)) for name in names)
+
+
+@pytest.mark.parametrize("cursor", ["-kR3", "--json", "-", "kR3-"])
+def test_a_cursor_may_begin_like_an_option(cursor: str) -> None:
+    """Whatever follows `--cursor` is the cursor: base64url has dashes in it."""
+    for given in (["--cursor", cursor], [f"--cursor={cursor}"]):
+        assert parse(["mail", "list", *given, "--limit", "2"]).cursor == cursor
+    with pytest.raises(SystemExit):
+        parse(["mail", "list", "--cursor"])
 
 
 def test_columns_line_up_whatever_the_script() -> None:
