@@ -109,7 +109,10 @@ class Authenticator:
         ``elapsed`` is the same instant by the lease's clock, and not before the request came in: what was true then
         may be answered. None in every other case, whatever the reason: ``recall`` tells.
         """
-        known = self._verified.believed(raw, elapsed)
+        verified = self._verified
+        if elapsed >= verified.fresh_until:
+            return None
+        known = verified.recall(verified.fingerprint(raw))
         if known is None or now < known.open_until:
             return known
         attempt = Attempt(client, None, None, self._environments, None)

@@ -336,9 +336,8 @@ class Attempts(Protocol):
 class AccessLog(Protocol):
     """The writer of access rows, one per serving process. Rows of one process are committed in order."""
 
-    @property
     def queued(self) -> int:
-        """How many rows wait to be written."""
+        """How many rows wait to be written, without those of the batch in flight."""
         ...
 
     def submit(

@@ -55,7 +55,8 @@ class VerifiedKeys:
         self._tombstones: deque[Change] = deque()
         self._forgotten_through = 0
         self._applied = 0
-        self._fresh_until = float("-inf")
+        self.fresh_until = float("-inf")
+        """In the seconds of ``elapsed``: from then on nothing here may be believed."""
         self._lock = Lock()
         self.hits = 0
         """How often ``recall`` had an answer; counted by the one thread that asks."""
@@ -66,7 +67,7 @@ class VerifiedKeys:
     @property
     def is_fresh(self) -> bool:
         """Whether what is remembered may be believed now."""
-        return self._elapsed() < self._fresh_until
+        return self._elapsed() < self.fresh_until
 
     @property
     def applied(self) -> int:
@@ -76,7 +77,7 @@ class VerifiedKeys:
     @property
     def fresh_for(self) -> float:
         """Seconds of the lease that are left; negative when it has run out."""
-        return self._fresh_until - self._elapsed()
+        return self.fresh_until - self._elapsed()
 
     def recall(self, fingerprint: bytes) -> VerifiedKey | None:
         """The remembered key; None when there is none. Does not ask whether the memory is fresh."""
@@ -88,10 +89,6 @@ class VerifiedKeys:
                 return None  # a change has just taken it out
             self.hits += 1
         return entry
-
-    def believed(self, raw: bytes, elapsed: float) -> VerifiedKey | None:
-        """The remembered key of a credential, where the memory may be believed at that second of ``elapsed``."""
-        return self.recall(self.fingerprint(raw)) if elapsed < self._fresh_until else None
 
     def remember(self, fingerprint: bytes, key: VerifiedKey, *, read_at: int) -> bool:
         """Keeps a key that was read from a snapshot at position ``read_at``; False when that was too long ago.
@@ -133,11 +130,11 @@ class VerifiedKeys:
 
     def extend(self, fresh_until: float) -> None:
         """The memory is fresh until then, in the seconds of ``elapsed``; never shortens."""
-        self._fresh_until = max(self._fresh_until, fresh_until)
+        self.fresh_until = max(self.fresh_until, fresh_until)
 
     def distrust(self) -> None:
         """Ends the lease at once."""
-        self._fresh_until = float("-inf")
+        self.fresh_until = float("-inf")
 
     def _has_changed(self, streams: Sequence[str], since: int) -> bool:
         if since < self._forgotten_through:

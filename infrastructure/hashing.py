@@ -40,6 +40,7 @@ _SEAL_BYTES = 16
 _HASH_BYTES = 32
 _HMAC_BLOCK_BYTES = 64
 _FINGERPRINT_BYTES = 16
+_HALF_KEY_BYTES = hashlib.blake2b.SALT_SIZE
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 
@@ -96,13 +97,17 @@ class _Mac:
 class Fingerprints:
     """Names credentials in one process's memory: BLAKE2b (RFC 7693) under a key that lives as long as the process.
 
-    Half the time of the HMAC of a receipt, which is a tenth of checking a remembered key.
+    The key's 32 bytes stand where salt and personalization do (the BLAKE2 paper, section 2.5), so that a credential is
+    one block; with a block of its own for the key it takes half as long again. ValueError for a key of another length.
     """
 
     __slots__ = ("_keyed",)
 
     def __init__(self, key: bytes) -> None:
-        self._keyed: Final = hashlib.blake2b(key=key, digest_size=_FINGERPRINT_BYTES)
+        salt, person = key[:_HALF_KEY_BYTES], key[_HALF_KEY_BYTES:]
+        if len(salt) != len(person):
+            raise ValueError("a key of fingerprints has 32 bytes")
+        self._keyed: Final = hashlib.blake2b(digest_size=_FINGERPRINT_BYTES, salt=salt, person=person)
 
     def of(self, raw: bytes) -> bytes:
         """16 bytes, the same for the same credential."""

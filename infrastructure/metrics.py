@@ -5,9 +5,9 @@ bounded: route templates, statuses, verdicts and job names, and never a key, an 
 """
 
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from itertools import accumulate
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, repeat
 from threading import Lock
 from typing import Final
 
@@ -29,12 +29,13 @@ class Metrics:
         self._gauges: dict[str, Callable[[], float]] = {}
         self._totals: dict[str, Callable[[], float]] = {}
 
-    def count_requests(self, requests: Iterable[tuple[str, int, str, float]]) -> None:
-        """Counts requests: route template, status, outcome, milliseconds; an empty text where there is none."""
+    def count_requests(self, route: str, status: int, outcome: str, milliseconds: Sequence[float]) -> None:
+        """Counts requests of one route template, status and outcome, each an empty text where there is none."""
+        buckets = Counter(map(bisect_left, repeat(_BUCKETS_MS), milliseconds))
         with self._lock:
-            for route, status, outcome, milliseconds in requests:
-                self._requests[route, status, outcome, bisect_left(_BUCKETS_MS, milliseconds)] += 1
-                self._milliseconds[route] += milliseconds
+            for bucket, number in buckets.items():
+                self._requests[route, status, outcome, bucket] += number
+            self._milliseconds[route] += sum(milliseconds)
 
     def count_job(self, name: str, result: str, seconds: float) -> None:
         """Counts a run of a job; ``result`` is ``done``, ``postponed`` or ``failed``."""

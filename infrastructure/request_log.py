@@ -6,6 +6,7 @@ system call; this takes half a µs of the one who answers, and 0.8 µs later for
 credential goes the general way, where it is redacted.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -25,8 +26,8 @@ LINES_AT_ONCE = 250  # some 60 kB: larger pieces are mapped and unmapped each ti
 PATH_CHARACTERS_MAX = 256
 METHOD_CHARACTERS_MAX = 16
 
-CountRequests = Callable[[Sequence[tuple[str, int, str, float]]], None]
-"""Told of requests: route template, status, outcome, milliseconds; an empty text where there is none."""
+CountRequests = Callable[[str, int, str, Sequence[float]], None]
+"""Told of requests that have route template, status and outcome in common (an empty text for none): milliseconds."""
 
 
 RequestKind = tuple[str, str, str | None, int, str | None, str | None, str | None, str | None]
@@ -106,7 +107,11 @@ class RequestLog:
             self._tell(taken[start : start + LINES_AT_ONCE])
 
     def _tell(self, told: Sequence[_Told]) -> None:
-        self._count([(kind[2] or "", kind[3], kind[6] or "", duration_ms) for kind, _, duration_ms, _ in told])
+        durations: dict[tuple[str | None, int, str | None], list[float]] = defaultdict(list)
+        for kind, _, duration_ms, _ in told:
+            durations[kind[2], kind[3], kind[6]].append(duration_ms)
+        for (route, status, outcome), milliseconds in durations.items():
+            self._count(route or "", status, outcome or "", milliseconds)
         lines = self._lines(told)
         if self._stream is not None and lines:
             with suppress(OSError):  # nobody reads the log any more: its lines are lost, and the counts go on

@@ -15,6 +15,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 _COLLECT_EVERY = 20_000  # new objects; the default of 700 is a few dozen requests
 _TURN_SECONDS = 0.0005  # the default is ten times that
 _NUMBER_DIGITS = 10
+_FIRST_NUMBER = 10 ** (_NUMBER_DIGITS - 1)  # so all have as many digits, and none has to be filled up
 _PROCESS_CHARACTERS = RequestId.LENGTH - _NUMBER_DIGITS
 AnyId = TypeVar("AnyId", bound=Id)
 
@@ -61,7 +62,7 @@ class RequestIds:
 
     def __init__(self, entropy: SystemEntropy) -> None:
         beginning = f"req_{entropy.new(RequestId).removeprefix('req_')[:_PROCESS_CHARACTERS]}"
-        self.text = map(f"{beginning}%010d".__mod__, count()).__next__
+        self.text = map(beginning.__add__, map(str, count(_FIRST_NUMBER))).__next__
         """The next id, as plain text: what is written of it is written without a detour. No line of Python runs."""
 
     def new(self) -> RequestId:

@@ -30,7 +30,7 @@ BATCH_ROWS_MAX = 1000  # some 20 ms of the database's time
 HEARTBEAT_SECONDS = 10.0
 PAUSE_SECONDS = (0.01, 0.05, 0.1, 0.2, 0.5)
 CLOSE_SECONDS = 5.0
-LOOK_SECONDS = 0.01
+LOOK_SECONDS = 0.02  # each look is a turn of the interpreter, which the event loop waits for
 STATEMENT_SECONDS = 5.0
 
 log = structlog.get_logger()
@@ -104,6 +104,8 @@ class PostgresAccessLog:
         self._patience = patience.total_seconds()
         self._queue_rows_max = queue_rows_max
         self._queue: SimpleQueue[_Queued | None] = SimpleQueue()
+        self.queued: Callable[[], int] = self._queue.qsize
+        """Rows waiting, without those of the batch in flight."""
         self._closing = Flag()
         self._takes_rows = True
         self._has_ended = False
@@ -129,11 +131,6 @@ class PostgresAccessLog:
         """The run that rows go to now; one that was ended because its process stood still gets a successor."""
         return self._run_id
 
-    @property
-    def queued(self) -> int:
-        """Rows waiting, without those of the batch in flight."""
-        return self._queue.qsize()
-
     def write(self, row: AccessRow) -> "Future[None]":
         """Queues the row; UnavailableError at once when the queue is full or closed, in the future when given up."""
         kind = AccessKind(*row[1:-1])
@@ -153,7 +150,8 @@ class PostgresAccessLog:
         batch. Rows are told together when their ``deliver`` is equal: make it once, not for each row (two `partial`
         objects are never equal). In buffered mode it comes after the flush, and nobody need wait for it.
         """
-        self._check_room()
+        if not self._takes_rows or self.queued() >= self._queue_rows_max:
+            raise _full()
         self._queue.put((kind, occurred_at, request_id, waiter, deliver, time.monotonic()))
         if self._has_ended:
             self._refuse([])
@@ -163,7 +161,8 @@ class PostgresAccessLog:
 
         Raises UnavailableError as that does: no more wait than rows may be queued, however long none is written.
         """
-        self._check_room()
+        if not self._takes_rows or self.queued() >= self._queue_rows_max:
+            raise _full()
         self._onlookers.append((waiter, deliver))
 
     def close(self) -> None:
@@ -174,10 +173,6 @@ class PostgresAccessLog:
             self._closing.set()
             self._queue.put(None)
         self._thread.join()
-
-    def _check_room(self) -> None:
-        if not self._takes_rows or self._queue.qsize() >= self._queue_rows_max:
-            raise UnavailableError("The access log cannot take the request")
 
     def _run(self) -> None:
         batch: list[_Queued] = []
@@ -197,23 +192,22 @@ class PostgresAccessLog:
             self._disconnect()
 
     def _next_batch(self) -> list[_Queued]:
-        batch: list[_Queued] = []
-        with suppress(Empty):
-            entry = self._queue.get(timeout=HEARTBEAT_SECONDS)
-            if self._buffered:
-                self._wait_for_company()
-            while entry is not None:
-                batch.append(entry)
-                if len(batch) == BATCH_ROWS_MAX:
-                    return batch
-                entry = self._queue.get_nowait()
-            self._has_ended = True  # None is the last entry
+        try:
+            first = self._queue.get(timeout=HEARTBEAT_SECONDS)
+        except Empty:
+            return []
+        if self._buffered:
+            self._wait_for_company()
+        get = self._queue.get_nowait  # nobody else takes from it
+        entries = [first, *(get() for _ in range(min(self.queued(), BATCH_ROWS_MAX - 1)))]
+        batch = [entry for entry in entries if entry is not None]
+        self._has_ended = len(batch) < len(entries)
         return batch
 
     def _wait_for_company(self) -> None:
         """Waits for a whole batch, and no longer than the flush: under load a batch is there much sooner."""
         flush_at = time.monotonic() + self._flush_seconds
-        while self._queue.qsize() < BATCH_ROWS_MAX and time.monotonic() < flush_at:
+        while self.queued() < BATCH_ROWS_MAX and time.monotonic() < flush_at:
             if self._closing.wait(LOOK_SECONDS):
                 return
 
@@ -329,6 +323,10 @@ class PostgresAccessLog:
             waiters.setdefault(deliver, []).append(waiter)
         for deliver, those in waiters.items():
             deliver(those, error)
+
+
+def _full() -> UnavailableError:
+    return UnavailableError("The access log cannot take the request")
 
 
 def _reason(error: psycopg.Error) -> str:

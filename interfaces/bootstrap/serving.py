@@ -99,7 +99,7 @@ def open_gate(core: Core, stack: ExitStack) -> OpenGate:
         gauges={
             "keyledger_cached_keys": verified.__len__,
             "keyledger_lease_seconds": lambda: max(verified.fresh_for, -settings.lease.seconds),
-            "keyledger_access_log_queue_rows": lambda: access_log.queued,
+            "keyledger_access_log_queue_rows": access_log.queued,
         },
         totals={
             "keyledger_key_hits_total": lambda: verified.hits,

@@ -177,7 +177,7 @@ class Gatekeeper:
             committed: asyncio.Future[None] = loop.create_future()
             self.access_log.submit(kind, occurred_at, request_id, committed, _deliver_to(loop))
             return committed
-        if self.access_log.queued <= ROWS_BEHIND_MAX:
+        if self.access_log.queued() <= ROWS_BEHIND_MAX:
             self.access_log.submit(kind, occurred_at, request_id, None, _nobody_waits)
             return None
         loop = asyncio.get_running_loop()

@@ -345,7 +345,7 @@ def test_a_full_queue_refuses_at_once(open_log: OpenLog, conninfo: str) -> None:
     with psycopg.connect(conninfo) as blocker:
         blocker.execute("LOCK TABLE usage.writers")
         waiting = [log.write(a_row())]
-        poll(lambda: log.queued == 0)
+        poll(lambda: log.queued() == 0)
         waiting += [log.write(a_row()) for _ in range(10)]
         with pytest.raises(UnavailableError):
             log.write(a_row())
@@ -388,7 +388,7 @@ def test_waiters_are_told_once_for_each_batch(open_log: OpenLog, conninfo: str) 
     with psycopg.connect(conninfo) as blocker:
         blocker.execute("LOCK TABLE usage.writers")
         submit(log, 0, lambda waiters, error: told.put((waiters, error)))
-        poll(lambda: log.queued == 0)
+        poll(lambda: log.queued() == 0)
 
         def deliver(waiters: Sequence[Any], error: UnavailableError | None) -> None:
             told.put((waiters, error))
@@ -410,13 +410,13 @@ def test_whoever_awaits_a_batch_is_told_when_the_next_is_written(open_log: OpenL
     with psycopg.connect(conninfo) as blocker:
         blocker.execute("LOCK TABLE usage.writers")
         log.write(a_row(1))
-        poll(lambda: log.queued == 0)
+        poll(lambda: log.queued() == 0)
         for waiter in ("first", "second"):
             log.await_batch(waiter, deliver)
         log.write(a_row(2))
         assert told.empty()
     assert told.get(timeout=5) == (["first", "second"], None)
-    poll(lambda: log.queued == 0)
+    poll(lambda: log.queued() == 0)
     log.await_batch("third", deliver)
     log.close()
     waiters, error = told.get(timeout=5)
@@ -431,7 +431,7 @@ def test_no_more_await_a_batch_than_rows_may_wait(open_log: OpenLog, conninfo: s
     with psycopg.connect(conninfo) as blocker:
         blocker.execute("LOCK TABLE usage.writers")
         log.write(a_row(1))
-        poll(lambda: log.queued == 0)
+        poll(lambda: log.queued() == 0)
         log.write(a_row(2))
         with pytest.raises(UnavailableError):
             log.await_batch("late", pytest.fail)

@@ -24,9 +24,9 @@ class Told:
         self.stream = io.BytesIO()
         self.counted: list[tuple[str, int, str, float]] = []
 
-    def count(self, requests: Sequence[tuple[str, int, str, float]]) -> None:
+    def count(self, route: str, status: int, outcome: str, milliseconds: Sequence[float]) -> None:
         """Takes what is to be counted."""
-        self.counted += requests
+        self.counted += [(route, status, outcome, each) for each in milliseconds]
 
     def lines(self) -> list[dict[str, Any]]:
         """What was written."""
