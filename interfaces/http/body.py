@@ -1,4 +1,4 @@
-"""Reading a request's JSON body exactly, in place of Litestar's own way.
+"""Reading a request's body: JSON exactly, in place of Litestar's own way, and what nobody reads out of the way.
 
 Litestar decodes without a type and then converts leniently: it takes `"86400"` for 86400, a number for a time and
 `"null"` for null, and it answers 500 to invalid UTF-8 (UnicodeDecodeError) and to deep nesting (RecursionError).
@@ -6,17 +6,22 @@ Litestar decodes without a type and then converts leniently: it takes `"86400"` 
 An object that names a field twice is refused (RFC 7493 section 2.3): a proxy that filters bodies may read the other.
 """
 
+import asyncio
 import json
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 from litestar import Request
 from litestar.exceptions import InternalServerException
-from litestar.types import HTTPScope
+from litestar.types import HTTPScope, Receive, ReceiveMessage
 
 from domain.errors import InvalidError, MalformedError
 from interfaces.http.errors import problem_of
+
+REST_BYTES_MAX = 65_536
+REST_SECONDS = 1.0
 
 
 class JsonRequest(Request[Any, Any, Any]):
@@ -29,7 +34,7 @@ class JsonRequest(Request[Any, Any, Any]):
 
     async def body(self) -> bytes:
         """All of the body; MalformedError when the client went away before its end."""
-        if not _has_body(self.scope):
+        if not announces_body(self.scope):
             # Waiting for what does not come would put the request behind all others that the event loop has.
             return b""
         try:
@@ -37,6 +42,34 @@ class JsonRequest(Request[Any, Any, Any]):
         except InternalServerException as gone:
             # Litestar's word for http.disconnect. The answer reaches nobody; it only has to be no failure of ours.
             raise MalformedError("The request body ended early") from gone
+
+
+class Body:
+    """A request's body as it comes in; ``receive`` stands in the server's place."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._has_ended = False
+
+    async def receive(self) -> ReceiveMessage:
+        """The next piece."""
+        message = await self._receive()
+        self._has_ended = message["type"] != "http.request" or not message.get("more_body")
+        return message
+
+    async def take_rest(self) -> None:
+        """Takes what the application left of it, at most 64 KiB and for a second; to be called once it has answered.
+
+        A server that closes on unread bytes resets the connection, and whoever still sends may lose the answer (RFC
+        9112 section 9.6).
+        """
+        taken = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REST_SECONDS):
+                while not self._has_ended and taken < REST_BYTES_MAX:
+                    message = await self.receive()
+                    if message["type"] == "http.request":
+                        taken += len(message.get("body", b""))
 
 
 def decode(raw: bytes, kind: Any) -> Any:
@@ -51,7 +84,7 @@ def decode(raw: bytes, kind: Any) -> Any:
     return value
 
 
-def _has_body(scope: HTTPScope) -> bool:
+def announces_body(scope: HTTPScope) -> bool:
     """What the head announces (RFC 9112 section 6.3); True where it cannot tell, as in HTTP/2."""
     return not scope["http_version"].startswith("1") or any(
         name == b"transfer-encoding" or (name == b"content-length" and value != b"0")

@@ -8,6 +8,7 @@ import structlog
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from application.ports import Clock
+from interfaces.http.body import Body, announces_body
 from interfaces.http.errors import INTERNAL_ERROR
 from interfaces.http.forward import PATH as FORWARD_PATH
 from interfaces.http.request import AddressText, RequestRecord, TrustedProxies, client_of, keep_record
@@ -54,6 +55,9 @@ class Edge:
                 message["headers"] = [*message["headers"], (b"x-request-id", record.request_id.encode())]
             await send(message)
 
+        body = Body(receive) if announces_body(scope) else None
+        if body is not None:
+            receive = body.receive
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
@@ -62,6 +66,8 @@ class Edge:
                 await INTERNAL_ERROR(scope, receive, send_with_id)
         finally:
             self._write_line(scope, record, status, (perf_counter() - started) * 1000)
+        if body is not None:
+            await body.take_rest()
 
     def _write_line(self, scope: HTTPScope, record: RequestRecord, status: int, duration_ms: float) -> None:
         authentication = record.authentication

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from tests.interfaces.conftest import Owner
 from tests.kit.http_answers import Heard, check_answer
-from tests.kit.http_server import HttpServer
+from tests.kit.http_server import HOST, HttpServer
 
 LAST = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 CAMPAIGN = b'{"name":"Smuggled"}'
@@ -153,6 +155,21 @@ def test_older_clients_are_served(server: HttpServer) -> None:
     """HTTP/1.0, and bare line feeds, get their answer."""
     for raw in (b"GET /health/live HTTP/1.0\r\n\r\n", b"GET /health/live HTTP/1.1\nHost: x\nConnection: close\n\n"):
         assert statuses(server.hear(raw)) == [200]
+
+
+@pytest.mark.parametrize("key", ["nonsense", None])
+def test_a_refusal_may_come_before_the_body(server: HttpServer, key: str | None) -> None:
+    """A body that comes after the answer is taken and the connection serves on; one that never comes ends it."""
+    authorization = "" if key is None else f"Authorization: Bearer {key}\r\n"
+    refused = f"POST /api/campaigns HTTP/1.1\r\nHost: x\r\n{authorization}Content-Length: {len(CAMPAIGN)}\r\n\r\n"
+    with socket.create_connection((HOST, server.port), timeout=10) as line:
+        for _ in range(3):
+            line.sendall(refused.encode())
+            assert line.recv(65_536).startswith(b"HTTP/1.1 401")
+            line.sendall(CAMPAIGN)
+        line.sendall(refused.encode())
+        assert line.recv(65_536).startswith(b"HTTP/1.1 401")
+        assert line.recv(65_536) == b""
 
 
 def test_a_websocket_is_not_opened(server: HttpServer, owner: Owner) -> None:
