@@ -177,13 +177,14 @@ class Gatekeeper:
             committed: asyncio.Future[None] = loop.create_future()
             self.access_log.submit(kind, occurred_at, request_id, committed, _deliver_to(loop))
             return committed
-        if self.access_log.queued() <= ROWS_BEHIND_MAX:
-            self.access_log.submit(kind, occurred_at, request_id, None, _nobody_waits)
+        log = self.access_log
+        if log.queued() <= ROWS_BEHIND_MAX:
+            log.submit(kind, occurred_at, request_id, None, _nobody_waits)
             return None
         loop = asyncio.get_running_loop()
         batch: asyncio.Future[None] = loop.create_future()
-        self.access_log.await_batch(batch, _deliver_to(loop))
-        self.access_log.submit(kind, occurred_at, request_id, None, _nobody_waits)
+        log.await_batch(batch, _deliver_to(loop))
+        log.submit(kind, occurred_at, request_id, None, _nobody_waits)
         return asyncio.ensure_future(_within_patience(batch))
 
 

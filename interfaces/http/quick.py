@@ -53,8 +53,9 @@ class QuickForward:
     ) -> None:
         self._application = application
         self._keeper = keeper
-        self._accepted = keeper.authenticator.accepted
         self._leave_row = keeper.leave
+        self._opened = keeper.authenticator.opened
+        self._accepted = keeper.authenticator.accepted
         self._trusted_proxies = trusted_proxies
         self._new_request_id = new_request_id
         self._log_request = log_request
@@ -113,12 +114,15 @@ class QuickForward:
             return None
         # As nearly everybody sends it; `credential_of` knows the rest, and two lines of one name.
         raw = sent[7:] if sent[:7] == b"Bearer " and len(headers) == len(given) else credential_of(scope) or b""
-        client, client_ip = self._client(scope)
-        known = self._accepted(raw, client, started, self._judged_at)
+        method, path, peer = scope["method"], scope["path"], scope["client"]
+        if self._trusted_proxies:
+            client = client_of(scope, self._trusted_proxies)
+            client_ip, asked = self._keeper.address_text(client), asked_for(scope, self._trusted_proxies)
+        else:
+            (client, client_ip), asked = self._peer(peer[0] if peer else ""), None
+        known = self._opened(raw, started, self._judged_at) or self._accepted(raw, client, started, self._judged_at)
         if known is None:
             return None
-        method, path = scope["method"], scope["path"]
-        asked = asked_for(scope, self._trusted_proxies) if self._trusted_proxies else None
         question = (known.key_hash, method, path, client_ip, asked)
         answer = self._answers.get(question)
         if answer is None or answer.known is not known:
@@ -133,13 +137,6 @@ class QuickForward:
                     self._answers.clear()
                 self._answers[question] = answer
         return answer
-
-    def _client(self, scope: HTTPScope) -> tuple[Address | None, str | None]:
-        peer = scope["client"]
-        if not self._trusted_proxies:
-            return self._peer(peer[0]) if peer else (None, None)
-        client = client_of(scope, self._trusted_proxies)
-        return client, self._keeper.address_text(client)
 
     def _read_peer(self, text: str) -> tuple[Address | None, str | None]:
         address = parse_address(text)
