@@ -170,10 +170,6 @@ class SecretRing:
                 return True
         return False
 
-    def receipt_is_current(self, raw: bytes, receipt: bytes) -> bool:
-        """Whether the receipt was made for this credential with the newest secret; if not, it is to be made anew."""
-        return len(receipt) == RECEIPT_BYTES and hmac.compare_digest(self.receipt(raw), receipt)
-
     def log_hash(self, raw: bytes) -> str:
         """32 hex characters that stand for a credential in the access log: the same for the same credential."""
         return self._logs[0].digest(raw).hex()[:LOG_HASH_CHARACTERS]

@@ -16,6 +16,7 @@ from application.authentication import Authentication
 from application.ports import AccessKind, SteadyClock
 from application.verified_keys import VerifiedKey
 from domain.access import Address, parse_address
+from domain.credential import without_secrets
 from domain.errors import UnavailableError
 from domain.verdict import Verdict
 from interfaces.http.edge import RequestLine
@@ -132,7 +133,7 @@ class QuickForward:
             row = self._keeper.kinds.of(accepted, asked_method, endpoint, 200, client_ip)
             line = (method, path, PATH, 200, str(facts.key_id), str(facts.account_id), "ok", client_ip)
             answer = _Answer(known, row, line, identity_headers(facts))
-            if row.endpoint == endpoint:  # otherwise there is a credential in it, and it is not remembered
+            if row.endpoint == endpoint and without_secrets(path) == path:  # what holds a credential is not remembered
                 if len(self._answers) >= ANSWERS_MAX:
                     self._answers.clear()
                 self._answers[question] = answer
