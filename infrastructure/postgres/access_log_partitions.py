@@ -1,10 +1,10 @@
 """The access log's days: made ahead, and dropped whole when they are too old.
 
-A purge works in small pieces and rests between them, so that it has about a tenth of a core.
+A purge works in pieces of some milliseconds, on whatever machine, and rests between them, so that it has about a tenth
+of a core.
 """
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
 from threading import Event as Flag
 from time import perf_counter
@@ -17,8 +17,9 @@ from psycopg.rows import TupleRow
 from domain.retention import DroppedDay
 from infrastructure.postgres.pool import Database
 
-PIECE_BLOCKS = 128  # of the log, 1 MB: some 5,000 rows
-PIECE_ROWS = 500  # to delete
+PIECE_SECONDS = 0.003
+PIECE_BLOCKS_MAX = 128  # of the log, 1 MB: some 5,000 rows
+PIECE_ROWS_MAX = 500  # to delete
 PIECE_OWNERS = 32  # whose rows one piece looks for
 REST = 9  # times what the piece before took
 REST_SECONDS_MAX = 1.0
@@ -26,6 +27,19 @@ REST_SECONDS_MAX = 1.0
 
 class _CutShortError(Exception):
     """The process is to stop; what is left is for the next purge."""
+
+
+class Pace:
+    """How much is done in one piece: as much as takes `PIECE_SECONDS`, and between a sixteenth of ``most`` and that."""
+
+    def __init__(self, most: int) -> None:
+        self._least, self._most = most // 16, most
+        self.size = self._least
+
+    def took(self, seconds: float) -> None:
+        """A piece of that size took so long; one that waited for a core makes the next smaller, for a while."""
+        wanted = int(self.size * PIECE_SECONDS / max(seconds, PIECE_SECONDS / 2))  # twice as much at the most
+        self.size = min(max(wanted, self._least), self._most)
 
 
 class AccessLogPartitions:
@@ -151,32 +165,37 @@ class AccessLogPartitions:
     def _counted(self, connection: Connection[TupleRow], name: str, day: date) -> DroppedDay:
         count = self.COUNT.format(part=sql.Identifier("usage", name))
         blocks: int = connection.execute(self.BLOCKS, {"part": f"usage.{name}"}).fetchall()[0][0]
-        rows, times = 0, list[datetime]()
-        for first in range(0, blocks, PIECE_BLOCKS):
-            with self._piece():
-                piece = {"first": f"({first},0)", "end": f"({first + PIECE_BLOCKS},0)"}
-                counted, first_at, last_at = connection.execute(count, piece).fetchall()[0]
-            rows += counted
+        rows, times, first, pace = 0, list[datetime](), 0, Pace(PIECE_BLOCKS_MAX)
+        while first < blocks:
+            end = first + pace.size
+            began = perf_counter()
+            piece = {"first": f"({first},0)", "end": f"({end},0)"}
+            counted, first_at, last_at = connection.execute(count, piece).fetchall()[0]
+            seconds = perf_counter() - began
+            rows, first = rows + counted, end
             times = [min([*times, first_at]), max([*times, last_at])] if counted else times
+            pace.took(seconds)
+            self._rest_after(seconds)
         return DroppedDay(day, rows, min(times, default=None), max(times, default=None))
 
     def _forget(
         self, connection: Connection[TupleRow], owners: LiteralString, forget: LiteralString, day: date
     ) -> None:
         """Deletes with ``forget``, for some owners after others, what is older than the day."""
-        after = ""
+        after, pace = "", Pace(PIECE_ROWS_MAX)
         while found := [row[0] for row in connection.execute(owners, {"after": after, "limit": PIECE_OWNERS})]:
-            after, gone = found[-1], PIECE_ROWS
-            while gone == PIECE_ROWS:
-                with self._piece():
-                    values = {"owners": found, "before": day, "limit": PIECE_ROWS}
-                    gone = connection.execute(forget, values).rowcount
+            after, is_full = found[-1], True
+            while is_full:
+                began = perf_counter()
+                values = {"owners": found, "before": day, "limit": pace.size}
+                is_full = connection.execute(forget, values).rowcount == pace.size
+                seconds = perf_counter() - began
+                if is_full:  # a smaller one says nothing of how long a whole one takes
+                    pace.took(seconds)
+                self._rest_after(seconds)
 
-    @contextmanager
-    def _piece(self) -> Generator[None]:
-        began = perf_counter()
-        yield
-        if self._rest(min(REST * (perf_counter() - began), REST_SECONDS_MAX)):
+    def _rest_after(self, seconds: float) -> None:
+        if self._rest(min(REST * seconds, REST_SECONDS_MAX)):
             raise _CutShortError
 
     def _detach(self, connection: Connection[TupleRow], part: sql.Identifier, *, pending: bool) -> bool:

@@ -18,11 +18,13 @@ from domain.errors import UnavailableError
 from domain.ids import RunId
 from infrastructure.postgres.access_log import BATCH_ROWS_MAX, Deliver, Durability, PostgresAccessLog
 from infrastructure.postgres.access_log_partitions import (
-    PIECE_BLOCKS,
+    PIECE_BLOCKS_MAX,
     PIECE_OWNERS,
-    PIECE_ROWS,
+    PIECE_ROWS_MAX,
+    PIECE_SECONDS,
     AccessLogPartitions,
     DroppedDay,
+    Pace,
 )
 from infrastructure.postgres.pool import Database
 from infrastructure.postgres.usage import PostgresSettlementRows
@@ -580,9 +582,9 @@ def test_many_pieces_add_up(open_log: OpenLog, database: Database, watcher: psyc
     open_log().write(a_row(at=NOW - timedelta(days=95))).result(5)
     settle_all(watcher)
     part = f"access_log_{NOW - timedelta(days=95):%Y%m%d}"
-    rows, owners = PIECE_BLOCKS * 60, 2 * PIECE_OWNERS + 1
+    rows, owners = PIECE_BLOCKS_MAX * 60, 2 * PIECE_OWNERS + 1
     watcher.execute(COPIES.format(part=sql.Identifier("usage", part)), {"rows": rows})
-    watcher.execute(MINUTES, {"owners": owners, "old": PIECE_ROWS // 16, "at": NOW - timedelta(days=95)})
+    watcher.execute(MINUTES, {"owners": owners, "old": PIECE_ROWS_MAX // 16, "at": NOW - timedelta(days=95)})
     watcher.execute(MINUTES, {"owners": owners, "old": 1, "at": NOW - timedelta(days=1)})
     rests: list[float] = []
     partitions = AccessLogPartitions(database, rest=lambda seconds: bool(rests.append(seconds)))
@@ -591,7 +593,29 @@ def test_many_pieces_add_up(open_log: OpenLog, database: Database, watcher: psyc
     assert watcher.execute("SELECT count(*) FROM usage.buckets WHERE key_id LIKE 'key_owner%'").fetchall() == [
         (owners,)
     ]
-    assert len(rests) > owners * (PIECE_ROWS // 16) // PIECE_ROWS + 2
+    assert len(rests) > owners * (PIECE_ROWS_MAX // 16) // PIECE_ROWS_MAX + 2
+
+
+def test_a_piece_takes_as_long_on_any_machine() -> None:
+    """The next is as much smaller as the last took too long, at most twice as large, and within its bounds."""
+    pace = Pace(160)
+    sizes = [pace.size]
+    for seconds in (
+        0.0,
+        PIECE_SECONDS / 2,
+        PIECE_SECONDS / 1.5,
+        PIECE_SECONDS * 2,
+        PIECE_SECONDS,
+        60.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+    ):
+        pace.took(seconds)
+        sizes.append(pace.size)
+    assert sizes == [10, 20, 40, 60, 30, 30, 10, 20, 40, 80, 160, 160]
 
 
 def fail_to_declare(day: DroppedDay) -> None:
