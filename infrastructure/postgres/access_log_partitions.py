@@ -72,11 +72,12 @@ class AccessLogPartitions:
           AND to_date(right(c.relname, 8), 'YYYYMMDD') < %(before)s
         ORDER BY c.relname
     """
-    # One probe of the primary key for each run that is not over; ended runs are settled.
+    # One probe of the primary key for each run that is not over, its last row; ended runs are settled. As a join of the
+    # rows it was expected to meet one soon, and read the whole index.
     UNSETTLED = sql.SQL("""
         SELECT EXISTS (
             SELECT FROM usage.writers AS w LEFT JOIN usage.runs AS r ON r.run_id = w.run_id
-            JOIN {part} AS l ON l.run_id = w.run_id AND l.seq > coalesce(r.settled_through, 0)
+            WHERE (SELECT max(l.seq) FROM {part} AS l WHERE l.run_id = w.run_id) > coalesce(r.settled_through, 0)
         )
     """)
     # CONCURRENTLY: writers and readers of the other days go on; it cannot run inside a transaction.

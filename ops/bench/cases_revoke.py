@@ -1,10 +1,8 @@
 """(f) how long a revoke takes under full load on two workers, and when one of them is cut off."""
 
 import json
-import shutil
 import signal
 import statistics
-import subprocess
 import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
@@ -14,9 +12,9 @@ from typing import Any
 import machine
 from bench import Bench, say
 from cases_routes import everywhere
-from load import percentile, same_keys
+from load import loading, percentile, same_keys
 from seed import Place
-from servers import HERE, Server, serving
+from servers import Server, serving
 from wire import Wire, one_to_each_worker
 
 KEYS = 999  # one account's, in a database of their own: the others keep theirs
@@ -117,18 +115,9 @@ def _worker_of(wire: Wire, admin: str, server: Server) -> int:
 @contextmanager
 def _loaded(bench: Bench, server: Server, place: Place) -> Generator[dict[str, float]]:
     """Good traffic on as many connections as elsewhere, as fast as it goes; what it did is filled in at the end."""
-    words = [shutil.which("wrk") or "wrk", "-t1", f"-c{bench.plan.connections}", "-d600s", "--timeout", "30s"]
-    words += ["-s", str(HERE / "load.lua"), server.url + "/auth/forward", "--", str(same_keys(place, BUSY)(0))]
-    seen: dict[str, float] = {}
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - fixed words
-        try:
-            time.sleep(1)
-            yield seen
-        finally:
-            process.send_signal(signal.SIGINT)
-            output, _ = process.communicate()
-    seen |= json.loads(output.splitlines()[-1])
-    seen["rate"] = seen["requests"] / seen["seconds"]
+    with loading(server.url + "/auth/forward", same_keys(place, BUSY)(0), bench.plan.connections) as seen:
+        time.sleep(1)
+        yield seen
     server.forget_log()
     for name in ("refused", "broken"):
         bench.check(f"{seen[name]:.0f} requests of the load {name}", not seen[name])

@@ -7,10 +7,12 @@ reported as a problem.
 
 import json
 import shutil
+import signal
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from servers import HERE, Server
 
 WARM_SECONDS = 1.0
 SETTLED_SECONDS = 0.3
+LOADING_SECONDS_MAX = 600
 ROWS_SECONDS = 5.0  # after which a missing row is a lost one
 MARKS = "SELECT run_id, written_through FROM usage.writers"
 ROWS = """
@@ -161,10 +164,29 @@ def once(side: Side, plan: Plan, number: int, problems: list[str]) -> Round:
 
 def wrk(url: str, keys: Path | None, connections: int, seconds: float) -> dict[str, float]:
     """What load.lua prints at the end."""
-    words = [shutil.which("wrk") or "wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "30s"]
-    words += ["-s", str(HERE / "load.lua"), url, "--", *([] if keys is None else [str(keys)])]
+    words = _words(url, keys, connections, seconds)
     done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - fixed words
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@contextmanager
+def loading(url: str, keys: Path, connections: int) -> Generator[dict[str, float]]:
+    """Load until the block ends; then what was seen is filled in, as `wrk` answers it, with the rate."""
+    words = _words(url, keys, connections, LOADING_SECONDS_MAX)
+    seen: dict[str, float] = {}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - fixed words
+        try:
+            yield seen
+        finally:
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate()
+    seen |= json.loads(output.splitlines()[-1])
+    seen["rate"] = seen["requests"] / seen["seconds"]
+
+
+def _words(url: str, keys: Path | None, connections: int, seconds: float) -> list[str]:
+    words = [shutil.which("wrk") or "wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "30s"]
+    return [*words, "-s", str(HERE / "load.lua"), url, "--", *([] if keys is None else [str(keys)])]
 
 
 def same_keys(place: Place, count: int = 64, first: int = 0) -> Callable[[int], Path]:
