@@ -74,7 +74,6 @@ class Authenticator:
     ) -> None:
         self._keys = keys
         self._verified = verified
-        self.opened = verified.opened
         self._hashes = hashes
         self._verifiers = verifiers
         self._clock = clock
@@ -108,15 +107,14 @@ class Authenticator:
         """The key of a credential that is remembered, fresh and accepted at ``now``, where nothing more is asked of it.
 
         ``elapsed`` is the same instant by the lease's clock, and not before the request came in: what was true then
-        may be answered. None in every other case, whatever the reason: ``recall`` tells. ``opened`` is asked first: it
-        answers for most keys without a look at them.
+        may be answered. None in every other case, whatever the reason: ``recall`` tells.
         """
         verified = self._verified
         if elapsed >= verified.fresh_until:
             return None
         known = verified.recall(verified.fingerprint(raw))
-        if known is None:
-            return None
+        if known is None or now < known.open_until:
+            return known
         attempt = Attempt(client, None, None, self._environments, None)
         return known if judge(known.facts, attempt, now) is Verdict.OK else None
 

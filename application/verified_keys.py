@@ -90,24 +90,6 @@ class VerifiedKeys:
             self.hits += 1
         return entry
 
-    def opened(self, raw: bytes, elapsed: float, now: datetime) -> VerifiedKey | None:
-        """The remembered key of a credential, if it is open at ``now``, which is ``elapsed`` on the lease's clock.
-
-        What lies on the way of every request stands in one function: a call takes as long as a look-up.
-        """
-        if elapsed >= self.fresh_until:
-            return None
-        fingerprint = self.fingerprint(raw)
-        entry = self._entries.get(fingerprint)
-        if entry is None or now >= entry.open_until:
-            return None
-        try:
-            self._entries.move_to_end(fingerprint)
-        except KeyError:
-            return None  # a change has just taken it out
-        self.hits += 1
-        return entry
-
     def remember(self, fingerprint: bytes, key: VerifiedKey, *, read_at: int) -> bool:
         """Keeps a key that was read from a snapshot at position ``read_at``; False when that was too long ago.
 

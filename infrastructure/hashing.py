@@ -104,9 +104,9 @@ class Fingerprints:
     __slots__ = ("_keyed",)
 
     def __init__(self, key: bytes) -> None:
-        salt, person = key[:_HALF_KEY_BYTES], key[_HALF_KEY_BYTES:]
-        if len(salt) != len(person):
+        if len(key) != 2 * _HALF_KEY_BYTES:
             raise ValueError("a key of fingerprints has 32 bytes")
+        salt, person = key[:_HALF_KEY_BYTES], key[_HALF_KEY_BYTES:]
         self._keyed: Final = hashlib.blake2b(digest_size=_FINGERPRINT_BYTES, salt=salt, person=person)
 
     def of(self, raw: bytes) -> bytes:

@@ -150,8 +150,7 @@ class PostgresAccessLog:
         batch. Rows are told together when their ``deliver`` is equal: make it once, not for each row (two `partial`
         objects are never equal). In buffered mode it comes after the flush, and nobody need wait for it.
         """
-        if not self._takes_rows or self.queued() >= self._queue_rows_max:
-            raise _full()
+        self._check_room()
         self._queue.put((kind, occurred_at, request_id, waiter, deliver, time.monotonic()))
         if self._has_ended:
             self._refuse([])
@@ -161,8 +160,7 @@ class PostgresAccessLog:
 
         Raises UnavailableError as that does: no more wait than rows may be queued, however long none is written.
         """
-        if not self._takes_rows or self.queued() >= self._queue_rows_max:
-            raise _full()
+        self._check_room()
         self._onlookers.append((waiter, deliver))
 
     def close(self) -> None:
@@ -173,6 +171,10 @@ class PostgresAccessLog:
             self._closing.set()
             self._queue.put(None)
         self._thread.join()
+
+    def _check_room(self) -> None:
+        if not self._takes_rows or self.queued() >= self._queue_rows_max:
+            raise UnavailableError("The access log cannot take the request")
 
     def _run(self) -> None:
         batch: list[_Queued] = []
@@ -323,10 +325,6 @@ class PostgresAccessLog:
             waiters.setdefault(deliver, []).append(waiter)
         for deliver, those in waiters.items():
             deliver(those, error)
-
-
-def _full() -> UnavailableError:
-    return UnavailableError("The access log cannot take the request")
 
 
 def _reason(error: psycopg.Error) -> str:

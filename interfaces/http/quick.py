@@ -55,7 +55,6 @@ class QuickForward:
         self._application = application
         self._keeper = keeper
         self._leave_row = keeper.leave
-        self._opened = keeper.authenticator.opened
         self._accepted = keeper.authenticator.accepted
         self._trusted_proxies = trusted_proxies
         self._new_request_id = new_request_id
@@ -68,7 +67,7 @@ class QuickForward:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or whatever else a server asks of an application."""
-        if scope["type"] != "http" or (scope["path"] != PATH and not is_below(scope["path"])):
+        if scope["type"] != "http" or not is_below(scope["path"]):
             await self._application(scope, receive, send)
             return
         started = self._elapsed()
@@ -121,7 +120,7 @@ class QuickForward:
             client_ip, asked = self._keeper.address_text(client), asked_for(scope, self._trusted_proxies)
         else:
             (client, client_ip), asked = self._peer(peer[0] if peer else ""), None
-        known = self._opened(raw, started, self._judged_at) or self._accepted(raw, client, started, self._judged_at)
+        known = self._accepted(raw, client, started, self._judged_at)
         if known is None:
             return None
         question = (known.key_hash, method, path, client_ip, asked)

@@ -22,6 +22,7 @@ from domain.credential import Environment, mint_key, parse_key
 from domain.ids import AccountId, RequestId, base62
 from infrastructure.hashing import (
     BcryptVerifier,
+    Fingerprints,
     Purpose,
     SecretFileError,
     SecretRing,
@@ -82,6 +83,24 @@ def test_hkdf_refuses_lengths_outside_the_rfc(length: int) -> None:
 
 def subkey(secret: bytes, purpose: str) -> bytes:
     return hkdf_sha256(secret, salt=b"keyledger", info=f"keyledger/1/{purpose}".encode(), length=32)
+
+
+@given(st.binary(max_size=80), st.binary(min_size=32, max_size=32))
+def test_a_fingerprint_is_of_one_credential_and_one_key(raw: bytes, key: bytes) -> None:
+    """The same for the same, another for another credential or for any other half of the key."""
+    name = Fingerprints(key).of(raw)
+    assert name == Fingerprints(key).of(raw)
+    assert Fingerprints(key).of(raw + b"\0") != name
+    for place in (0, 31):
+        other = key[:place] + bytes([key[place] ^ 1]) + key[place + 1 :]
+        assert Fingerprints(other).of(raw) != name
+
+
+@pytest.mark.parametrize("length", [0, 16, 31, 33, 64])
+def test_a_key_of_fingerprints_has_one_length(length: int) -> None:
+    """What is shorter, or nothing, would name credentials so that they could be guessed."""
+    with pytest.raises(ValueError, match="32 bytes"):
+        Fingerprints(bytes(length))
 
 
 def test_the_derivation_never_changes() -> None:
