@@ -28,8 +28,9 @@ DEADLINE_SECONDS = 60.0
 POLL_SECONDS = 0.02
 KEY = re.compile(r"\bsk_(?:live|staging|dev)_[0-9A-Za-z]{9}_[0-9A-Za-z]{43}\b")
 
-# Below the ports that systems give to outgoing connections: none of those can take it while the service is down.
-_ports = count(20_000 + os.getpid() % 10_000)
+# Below the ports that systems give to outgoing connections: none of those can take it while the service is down. Every
+# second one, so that the two halves of a whole run (`ops/test`) never meet.
+_ports = count(20_000 + os.getpid() % 5_000 * 2 + int(os.environ.get("KEYLEDGER_TEST_HALF", "0")), 2)
 
 
 def free_port() -> int:
