@@ -303,6 +303,7 @@ class OutboxDelivery:
             except UnavailableError:
                 raise
             except Exception:
+                # The message has failed all the same, and is on record as that below.
                 log.exception("giving_up_broke", channel=self._channel.name, message=message.id)
         self._outbox.end(message, attempt, MessageState.FAILED, now)
 

@@ -95,7 +95,7 @@ class OtlpTraces:
         except (OSError, HTTPException) as error:
             return repr(error)
         finally:
-            with suppress(OSError):
+            with suppress(OSError):  # one that cannot even be closed has told what it is by now
                 connection.close()
         return None if answer.status // 100 == 2 else f"it answered {answer.status}"  # noqa: PLR2004 - any success
 

@@ -20,6 +20,7 @@ from wire import Wire, one_to_each_worker
 KEYS = 999  # one account's, in a database of their own: the others keep theirs
 BUSY = 64
 LEASE_SECONDS = 2.0
+UNHURRIED_MS = 1  # an answer of a server that has time
 OK, REFUSED, UNAVAILABLE = 200, 401, 503
 
 
@@ -46,6 +47,9 @@ def revoke(bench: Bench) -> dict[str, Any]:
         say(f"(f) {count} revokes under full load")
         with _loaded(bench, server, place) as load:
             busy = [_revoked(bench, place, next(numbers), wires, admin) for _ in range(count)]
+        say(f"(f) {count} revokes under half of that load")
+        with _loaded(bench, server, place, pause_ms=_pause_for_half(bench, load["rate"])) as half_load:
+            half_busy = [_revoked(bench, place, next(numbers), wires, admin) for _ in range(count)]
         say(f"(f) {partitions} revokes with one worker stopped")
         stopped = [_partitioned(bench, place, next(numbers), wires, admin, server) for _ in range(partitions)]
         for wire in wires:
@@ -56,7 +60,9 @@ def revoke(bench: Bench) -> dict[str, Any]:
         "quiet": _spread([seconds for seconds, _ in quiet]),
         "busy": _spread([seconds for seconds, _ in busy]),
         "busy_waited": _spread([waited for _, waited in busy]),
+        "half_busy": _spread([seconds for seconds, _ in half_busy]),
         "load": load,
+        "half_load": half_load,
         "stopped": [seconds for seconds, _ in stopped],
         "recovered": [seconds for _, seconds in stopped],
     }
@@ -112,10 +118,19 @@ def _worker_of(wire: Wire, admin: str, server: Server) -> int:
     return pid
 
 
+def _pause_for_half(bench: Bench, rate: float) -> int:
+    """The milliseconds between the questions of a connection that make half of that rate of all connections."""
+    return max(1, round(2 * bench.plan.connections / rate * 1000) - UNHURRIED_MS)
+
+
 @contextmanager
-def _loaded(bench: Bench, server: Server, place: Place) -> Generator[dict[str, float]]:
-    """Good traffic on as many connections as elsewhere, as fast as it goes; what it did is filled in at the end."""
-    with loading(server.url + "/auth/forward", same_keys(place, BUSY)(0), bench.plan.connections) as seen:
+def _loaded(bench: Bench, server: Server, place: Place, *, pause_ms: int | None = None) -> Generator[dict[str, float]]:
+    """Good traffic on as many connections as elsewhere, as fast as it goes; what it did is filled in at the end.
+
+    ``pause_ms``: as `loading` has it.
+    """
+    keys, connections = same_keys(place, BUSY)(0), bench.plan.connections
+    with loading(server.url + "/auth/forward", keys, connections, pause_ms=pause_ms) as seen:
         time.sleep(1)
         yield seen
     server.forget_log()

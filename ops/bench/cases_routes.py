@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Generator, Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -94,8 +94,10 @@ def everywhere(postmaster: int) -> Generator[None]:
     """The load and PostgreSQL on both cores, until the block ends."""
 
     def place(cores: Iterable[int]) -> None:
+        os.sched_setaffinity(postmaster, cores)  # first: what it starts from now on is there, too
         for pid in machine.tree_of(postmaster):
-            os.sched_setaffinity(pid, cores)
+            with suppress(ProcessLookupError):  # its workers end by themselves
+                os.sched_setaffinity(pid, cores)
 
     place(machine.BOTH_CORES)
     try:

@@ -1,5 +1,6 @@
--- wrk -s load.lua URL -- FILE: sends each line of FILE, `Name: value`, in turn as a header; without FILE none. Ends with
--- a line of JSON, in which `turns` says how often FILE was begun anew.
+-- wrk -s load.lua URL -- FILE PAUSE: sends each line of FILE, `Name: value`, in turn as a header; without FILE none. With
+-- PAUSE, each connection waits so many milliseconds before it asks again. Ends with a line of JSON, in which `turns` says
+-- how often FILE was begun anew.
 local requests, turn, threads = {}, 0, {}
 turns = 0
 
@@ -15,6 +16,10 @@ function init(args)
   for line in io.lines(args[1]) do
     local name, value = line:match("^([^:]+): (.*)$")
     requests[#requests + 1] = wrk.format("GET", nil, { [name] = value })
+  end
+  local pause = tonumber(args[2])
+  if pause then
+    delay = function() return pause end
   end
 end
 

@@ -170,9 +170,14 @@ def wrk(url: str, keys: Path | None, connections: int, seconds: float) -> dict[s
 
 
 @contextmanager
-def loading(url: str, keys: Path, connections: int) -> Generator[dict[str, float]]:
-    """Load until the block ends; then what was seen is filled in, as `wrk` answers it, with the rate."""
+def loading(url: str, keys: Path, connections: int, *, pause_ms: int | None = None) -> Generator[dict[str, float]]:
+    """Load until the block ends; then what was seen is filled in, as `wrk` answers it, with the rate.
+
+    ``pause_ms``: what each connection waits before it asks again; None: nothing.
+    """
     words = _words(url, keys, connections, LOADING_SECONDS_MAX)
+    if pause_ms is not None:
+        words.append(str(pause_ms))
     seen: dict[str, float] = {}
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - fixed words
         try:

@@ -211,6 +211,7 @@ def _revoke(case: Any) -> str:
         "quiet": "without load",
         "busy": "**under full load**",
         "busy_waited": "of which waiting for the leases, as the answer says",
+        "half_busy": "under about half of that load",
     }
     rows = [
         (shown, f"{case[name]['count']:.0f}", *(f"{case[name][each] * 1000:.1f}" for each in ("p50", "p99", "max")))
@@ -218,13 +219,14 @@ def _revoke(case: Any) -> str:
     ]
     stopped = ", ".join(f"{seconds:.2f}" for seconds in case["stopped"])
     recovered = ", ".join(f"{seconds:.2f}" for seconds in case["recovered"])
-    load = case["load"]
+    load, half = case["load"], case["half_load"]
     return f"""\
 ## (f) Revokes
 
 Two workers. Before each revoke the key is used on both; after its answer both are asked again, and an accepted use
 fails the run. The load is `/auth/forward` over 32 connections as fast as it goes ({load["rate"]:,.0f} requests/s,
-{load["refused"]:.0f} refused), and everything shares the two cores. Milliseconds from sending to the answer:
+{load["refused"]:.0f} refused), and everything shares the two cores; half is as many connections that pause between
+two questions ({half["rate"]:,.0f} requests/s). Milliseconds from sending to the answer:
 
 {table(("", "revokes", "p50", "p99", "max"), rows)}
 
