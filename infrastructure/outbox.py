@@ -111,14 +111,16 @@ class OutboxFollower:
         follow_ledger(self._database.conninfo, self.catch_up, stop)
 
     def catch_up(self) -> bool:
-        """One batch; whether it moved."""
+        """One batch; whether there may be more: there is none behind one that is not full, as with a tailer's."""
         position: int | None = None
         name, source = self._channel.name, self._channel.source
         try:
             with self._database.transaction() as cursor:
-                cursor.execute(self.START, {"channel": name})
                 # The row lock makes two followers take turns, whoever leads.
                 row = cursor.execute(self.LOCK_POSITION, {"channel": name}).fetchone()
+                if row is None:
+                    cursor.execute(self.START, {"channel": name})
+                    row = cursor.execute(self.LOCK_POSITION, {"channel": name}).fetchone()
                 done: int = row[0] if row is not None else 0
                 batch = self._recorder.select_notifications(done + 1, BATCH)
                 if not batch:
@@ -136,7 +138,7 @@ class OutboxFollower:
         except Exception as error:  # noqa: BLE001 - whatever one event breaks must stop this channel and no other
             return self._stopped(position, error)
         self._stopped_by = None
-        return True
+        return len(batch) == BATCH
 
     def _stopped(self, position: int | None, error: Exception) -> bool:
         message = f"at position {position}: {type(error).__name__}: {error}"[:500]

@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 def follow_ledger(conninfo: str, catch_up: Callable[[], bool], stop: Flag) -> None:
-    """Calls ``catch_up`` whenever the ledger may have grown, and as long as it moves, until ``stop`` is set.
+    """Calls ``catch_up`` whenever the ledger may have grown, and as long as it answers True, until ``stop`` is set.
 
     It may raise UnavailableError, and is then called again: a lost database is waited for.
     """
@@ -69,17 +69,22 @@ class Tailer:
         follow_ledger(self._database.conninfo, self.catch_up, stop)
 
     def catch_up(self) -> bool:
-        """One batch for each view; whether any of them moved."""
-        moved = [self._advance(view) for view in self._views]
-        return any(moved)
+        """One batch for each view; whether there may be more for any of them.
+
+        There is none behind a batch that is not full: what is appended afterwards is notified of afterwards.
+        """
+        more = [self._advance(view) for view in self._views]
+        return any(more)
 
     def _advance(self, view: View) -> bool:
         position: int | None = None
         try:
             with self._database.transaction() as cursor:
-                cursor.execute(self.START, {"view": view.name})
                 # The row lock makes two tailers take turns: a batch is applied once, whoever leads.
                 row = cursor.execute(self.LOCK_POSITION, {"view": view.name}).fetchone()
+                if row is None:
+                    cursor.execute(self.START, {"view": view.name})
+                    row = cursor.execute(self.LOCK_POSITION, {"view": view.name}).fetchone()
                 done: int = row[0] if row is not None else 0
                 batch = self._recorder.select_notifications(done + 1, BATCH)
                 if not batch:
@@ -95,7 +100,7 @@ class Tailer:
             return self._stopped(view, position, error)
         if self._stopped_by.pop(view.name, None) is not None:
             log.info("projection_goes_on", view=view.name, position=position)
-        return True
+        return len(batch) == BATCH
 
     def _stopped(self, view: View, position: int | None, error: Exception) -> bool:
         message = f"at position {position}: {type(error).__name__}: {error}"[:500]
