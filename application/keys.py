@@ -19,11 +19,10 @@ from application.ports import (
     KeyAnswers,
     KeyCache,
     Keys,
-    KeyUsage,
     KeyView,
-    UsageStats,
     Verifiers,
 )
+from application.usage_ports import KeyUsage, UsageStats
 from domain.access import Networks, Scopes
 from domain.account import ROTATION_DUE_DAYS
 from domain.api_key import ApiKey, GraceStart, KeyStatus, RevocationReason, status_of

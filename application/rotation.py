@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from application.ledger import Ledger
-from application.ports import UsageStats
+from application.usage_ports import UsageStats
 from application.workflow_ports import UsedSuccessors
 from domain.account import Account
 from domain.api_key import ApiKey, KeyStatus

@@ -6,7 +6,8 @@ Level-triggered like every sweep; each fact goes on record at most once a day fo
 from datetime import timedelta
 
 from application.ledger import Ledger
-from application.ports import Clock, Entropy, RefusedAttempts
+from application.ports import Clock, Entropy
+from application.usage_ports import RefusedAttempts
 from domain.api_key import ApiKey
 from domain.events import Origin
 from domain.ids import RequestId

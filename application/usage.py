@@ -14,7 +14,8 @@ import msgspec
 from eventsourcing.persistence import IntegrityError
 
 from application.ledger import Ledger
-from application.ports import AccessRow, Entropy
+from application.ports import Entropy
+from application.usage_ports import AccessRow
 from domain.events import Origin
 from domain.ids import AccountId, KeyId, RequestId, RunId
 from domain.merkle import MerkleTree, leaf_hash

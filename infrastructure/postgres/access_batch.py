@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from application.ports import AccessKind, Entropy
+from application.ports import Entropy
+from application.usage_ports import AccessKind
 
 SALT_BYTES = 16
 TEXT_CHARACTERS_MAX = 512

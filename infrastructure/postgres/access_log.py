@@ -21,7 +21,8 @@ import structlog
 from psycopg.abc import RV, PQGen
 from psycopg.rows import TupleRow
 
-from application.ports import AccessKind, AccessRow, Entropy
+from application.ports import Entropy
+from application.usage_ports import AccessKind, AccessRow
 from domain.errors import UnavailableError
 from domain.ids import RunId
 from infrastructure.postgres.access_batch import BatchArguments

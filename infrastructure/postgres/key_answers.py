@@ -5,7 +5,8 @@ from typing import Any
 from psycopg import Cursor
 from psycopg.rows import TupleRow
 
-from application.ports import Freshness, KeyUsage, KeyView
+from application.ports import Freshness, KeyView
+from application.usage_ports import KeyUsage
 from domain.ids import KeyId
 from infrastructure.postgres.freshness import LOOKS_MAX, PostgresFreshness
 from infrastructure.postgres.keys import key_view

@@ -10,7 +10,8 @@ from typing import Any, LiteralString
 from psycopg import Cursor
 from psycopg.rows import TupleRow
 
-from application.ports import KeyUsage, KeyView, StoredKey
+from application.ports import KeyView, StoredKey
+from application.usage_ports import KeyUsage
 from domain import api_key_events as events
 from domain.access import Networks, Plan, Scopes
 from domain.api_key import KeyStatus

@@ -6,8 +6,8 @@ from datetime import datetime
 from psycopg import Cursor
 from psycopg.rows import TupleRow
 
-from application.ports import AccessRow, KeyUsage, UseWindow
 from application.usage import EndedRun, LoggedRow, OpenRun
+from application.usage_ports import AccessRow, KeyUsage, UseWindow
 from domain.events import Event
 from domain.ids import KeyId, RunId
 from domain.usage import Closed, KeysUsed, KeyUses, Started

@@ -17,7 +17,8 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from application.attempts import AttemptLimiter
 from application.authentication import Authentication, Authenticator, Need
-from application.ports import AccessKind, AccessLog, Clock
+from application.ports import Clock
+from application.usage_ports import AccessKind, AccessLog
 from domain.access import Address
 from domain.credential import Environment, without_secrets
 from domain.errors import ForbiddenError, KeyledgerError, RateLimitedError, UnauthenticatedError, UnavailableError

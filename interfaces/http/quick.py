@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from application.authentication import Authentication
-from application.ports import AccessKind, SteadyClock
+from application.ports import SteadyClock
+from application.usage_ports import AccessKind
 from application.verified_keys import VerifiedKey
 from domain.access import Address, parse_address
 from domain.credential import without_secrets

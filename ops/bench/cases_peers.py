@@ -62,7 +62,7 @@ def peers(bench: Bench) -> dict[str, Any]:
         measure.BOUND_SECONDS, measure.QUIET_SECONDS = 15.0, 6.0
     targets = {name: Target(name, bench.peers, database(bench.conninfo, name.replace("-", "_"))) for name in installed}
     prepared = {name: prepare(target, KEYS, SAMPLE) for name, target in targets.items()}
-    place = bench.place(KEYS)
+    place = bench.place(KEYS + 1)  # in a database of its own: one of its keys is revoked
     ours = Ours("keyledger", bench.data, place.conninfo, place)
     sample = [SampleKey(key_id, f"Bearer {key}") for key_id, key in place.keys(KEYS - 1, 1)]
     results = _rates(bench, targets, prepared, place)

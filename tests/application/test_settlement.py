@@ -9,8 +9,8 @@ from eventsourcing.popo import POPOFactory
 from eventsourcing.utils import Environment
 
 from application.ledger import Ledger
-from application.ports import AccessRow
 from application.usage import ACTOR, EndedRun, LoggedRow, OpenRun, Settlement, row_bytes
+from application.usage_ports import AccessRow
 from domain.ids import KeyId, RunId
 from domain.merkle import MerkleTree, inclusion_is_proven, leaf_hash
 from domain.usage import Closed, KeysUsed, Started, UsageRun

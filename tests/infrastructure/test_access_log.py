@@ -13,7 +13,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from application.ports import AccessKind, AccessRow
+from application.usage_ports import AccessKind, AccessRow
 from domain.errors import UnavailableError
 from domain.ids import RunId
 from infrastructure.postgres.access_log import BATCH_ROWS_MAX, Deliver, Durability, PostgresAccessLog

@@ -13,9 +13,9 @@ import pytest
 
 from application.event_json import EventJson
 from application.ledger import Ledger
-from application.ports import AccessRow
 from application.retention import Retention
 from application.usage import Settlement
+from application.usage_ports import AccessRow
 from domain.ids import KeyId, RunId
 from domain.retention import AccessLogPurge, DroppedDay, Purged
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from application.ledger import Ledger
-from application.ports import AccessRow
 from application.suspicions import Suspicions
+from application.usage_ports import AccessRow
 from domain.api_key import ApiKey, RevocationReason
 from domain.api_key_events import Attacked, PresentedAfterEnd
 from domain.ids import KeyId, RunId

@@ -13,8 +13,8 @@ import pytest
 
 from application.event_json import EventJson
 from application.ledger import Ledger
-from application.ports import AccessRow, KeyUsage
 from application.usage import Settlement, row_bytes
+from application.usage_ports import AccessRow, KeyUsage
 from domain.api_key import ApiKey
 from domain.ids import KeyId, RunId
 from domain.merkle import MerkleTree, leaf_hash

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from application.authentication import Authenticator
-from application.ports import AccessKind
+from application.usage_ports import AccessKind
 from application.verified_keys import VerifiedKey, VerifiedKeys
 from domain.credential import Environment
 from domain.verdict import open_until

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from application.deadlines import Deadlines
 from application.ledger import Ledger
-from application.ports import Clock, UsageStats
+from application.ports import Clock
 from application.rotation import RotationWorkflow
+from application.usage_ports import UsageStats
 from application.webhook_failure import WebhookFailureWorkflow
 from application.workflow import Workflow, WorkflowEngine
 from domain.workflow import Process
