@@ -127,7 +127,7 @@ class EmbeddedPostgres:
                 if time.monotonic() > deadline:
                     os.close(descriptor)
                     raise self._error(f"{self._data_dir / name} was held for {LOCK_SECONDS:.0f} s", "") from None
-                time.sleep(POLL_SECONDS)
+                time.sleep(POLL_SECONDS)  # flock(2) can wait, but not for so long and no longer
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -207,7 +207,7 @@ class EmbeddedPostgres:
                     raise self._error(
                         f"PostgreSQL runs, but does not give the database {DATABASE}", str(error)
                     ) from error
-                time.sleep(POLL_SECONDS)
+                time.sleep(POLL_SECONDS)  # a server that has just begun tells nobody when it takes connections
             else:
                 return
 
@@ -223,7 +223,7 @@ class EmbeddedPostgres:
                     raise self._error("PostgreSQL did not start", failure)
             if time.monotonic() > deadline:
                 raise self._error(f"PostgreSQL was not ready after {START_SECONDS:.0f} s", failure or f"it is {state}")
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)  # nor does the kernel tell when the last backend of a crashed one is gone
 
     def _start_once(self) -> str:
         """pg_ctl's complaint, empty when the server is ready."""

@@ -239,7 +239,7 @@ class OutboxDelivery:
             outcome = self._attempt(message)
             self._put_on_record(message, outcome, at, perf_counter() - began)
         except Exception:
-            # What has no record is made again when its lease is over.
+            # Said here, for the pool keeps it to itself. What has no record is made again when its lease is over.
             log.exception("outbox_lost_an_attempt", channel=self._channel.name, message=message.id)
         finally:
             with self._changed:

@@ -82,6 +82,7 @@ class JobRunner:
             log.warning("job_postponed", job=name, reason=error.message)
             self._count(name, "postponed", perf_counter() - began)
         except Exception:
+            # Said here and on record: one failing job must not stop the others, and its next slot tries again.
             log.exception("job_failed", job=name)
             self._count(name, "failed", perf_counter() - began)
         else:

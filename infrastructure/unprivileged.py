@@ -50,7 +50,7 @@ def system_user(say: Callable[[str], None]) -> pwd.struct_passwd:
         if not run(None, Path("/"), 30, words):
             say(f"created the system user {SERVER_USER}, who runs the server")
         else:
-            time.sleep(0.1)
+            time.sleep(0.1)  # it holds that lock for a moment, and frees it without a sign
     return pwd.getpwnam("nobody")
 
 

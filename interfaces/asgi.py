@@ -133,6 +133,7 @@ class KeyledgerMiddleware:
         try:
             await self._app(scope, replay, pass_on)
         except Exception:
+            # ASGI (lifespan, "Scope"): an application that raises before it answers does not know the protocol.
             if answered:
                 raise
         if not answered:  # Django refuses the scope, other hosts ignore it: the lifespan is ours alone
@@ -201,4 +202,4 @@ class _Process:
             if time.monotonic() > deadline:
                 log.warning("keyledger_waits_for_database")
                 return
-            time.sleep(FRESH_POLL_SECONDS)
+            time.sleep(FRESH_POLL_SECONDS)  # before this process has answered anybody

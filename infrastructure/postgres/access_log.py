@@ -234,6 +234,7 @@ class PostgresAccessLog:
                     if isinstance(error, psycopg.errors.CheckViolation):
                         self._make_partitions(batch)
                     log.warning("access_log_waits", rows=len(batch), reason=_reason(error))
+                # This thread has nothing else to do: rows wait in the queue, which is bounded.
                 time.sleep(PAUSE_SECONDS[min(failures, len(PAUSE_SECONDS) - 1)])
                 failures += 1
             else:

@@ -310,6 +310,7 @@ class PostgresFreshness:
                     processes=len(processes) - len(behind),
                     waited_ms=round(waited / timedelta(milliseconds=1)),
                 )
+            # In a command's own thread; of a row that moves, and of a lease that ends, nobody tells.
             time.sleep(POLL_SECONDS)
             looked_at = elapsed()
             processes = _processes(self._look(position, looks_max=1))

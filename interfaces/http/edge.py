@@ -61,6 +61,7 @@ class Edge:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
+            # The unknown becomes an opaque 500, with its traceback in the log alone.
             log.exception("unhandled_error", request_id=record.request_id)
             if not status:
                 await INTERNAL_ERROR(scope, receive, send_with_id)

@@ -88,7 +88,7 @@ def _flooded(server: Server, path: str, connections: int, seconds: float, forged
     ) as process:
         if process.stdout is None or process.stdout.readline() != "ready\n":
             raise RuntimeError("the flood does not flow")
-        time.sleep(0.5)
+        time.sleep(0.5)  # until it flows at its full rate
         yield answers
         answers.update(json.loads(process.stdout.readline()))
 

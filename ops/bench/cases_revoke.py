@@ -78,7 +78,7 @@ def _revoked(bench: Bench, place: Place, turn: int, wires: list[Wire], admin: st
     reply = through.ask(through.request(f"/api/keys/{key_id}/revoke", admin, "POST"))
     while reply.status != OK:
         bench.problems.append(f"a revoke was answered {reply.status}: {reply.body.decode()}")
-        time.sleep(0.1)
+        time.sleep(0.1)  # it is a problem already, and asked again for what follows
         reply = through.ask(through.request(f"/api/keys/{key_id}/revoke", admin, "POST"))
     for wire in wires:
         status = wire.ask(wire.request("/auth/forward", key)).status
@@ -131,7 +131,7 @@ def _loaded(bench: Bench, server: Server, place: Place, *, pause_ms: int | None 
     """
     keys, connections = same_keys(place, BUSY)(0), bench.plan.connections
     with loading(server.url + "/auth/forward", keys, connections, pause_ms=pause_ms) as seen:
-        time.sleep(1)
+        time.sleep(1)  # until all connections ask
         yield seen
     server.forget_log()
     for name in ("refused", "broken"):

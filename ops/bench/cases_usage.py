@@ -97,7 +97,7 @@ def _sustained(bench: Bench, place: Place) -> dict[str, Any]:
             running = threads.submit(wrk, url, keys, bench.plan.connections, seconds)
             rows, queues = [_written(connection)], list[float]()
             for second in range(seconds):
-                time.sleep(1)
+                time.sleep(1)  # rows and queue by the second
                 rows.append(_written(connection))
                 queues += [_queue(server)] if 0 < second < seconds - 1 else []
                 server.forget_log()
@@ -156,11 +156,11 @@ def _purge(bench: Bench, place: Place) -> dict[str, Any]:
             before = _lifetime(place)
             told[way].calm_ms.append(wrk(url, keys, 8, seconds)["p99_ms"])
             with loading(url, keys, 8) as seen:
-                time.sleep(2)
+                time.sleep(2)  # until all connections ask
                 began = time.monotonic()
                 purge()
                 took = time.monotonic() - began
-                time.sleep(max(2, seconds - 2 - took))
+                time.sleep(max(2, seconds - 2 - took))  # as long as the calm round, or until 2 s after a longer purge
             told[way].took.append(took)
             told[way].purged_ms.append(seen["p99_ms"])
             server.forget_log()
