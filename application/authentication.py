@@ -110,6 +110,8 @@ class Authenticator:
         may be answered. None in every other case, whatever the reason: ``recall`` tells.
         """
         verified = self._verified
+        if verified.marks[0] != verified.heard:
+            verified.hear()
         if elapsed >= verified.fresh_until:
             return None
         known = verified.recall(verified.fingerprint(raw))
@@ -135,7 +137,7 @@ class Authenticator:
         Raises UnavailableError when the view cannot be read: what cannot be checked is not accepted.
         """
         fingerprint = self._verified.fingerprint(raw)
-        applied = self._verified.applied
+        known_through = self._verified.known_through
         mine: Future[_Reading] = Future()
         with self._reading_lock:
             reading = self._readings.setdefault(fingerprint, mine)
@@ -150,7 +152,7 @@ class Authenticator:
                 with self._reading_lock:
                     del self._readings[fingerprint]
         result = reading.result()
-        if reading is not mine and result.read_at < applied:
+        if reading is not mine and result.read_at < known_through:
             # It was begun before a change that this process knew of when this request came in.
             result = self._read(raw, fingerprint, client)
         found = result.found

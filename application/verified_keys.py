@@ -5,6 +5,9 @@ tells until when that knowledge counts as fresh (``extend``, the *lease*). Past 
 
 An entry carries the ledger position that it was read at. A change leaves a *tombstone* with its position, so that a
 slow read from before the change cannot put the key back afterwards.
+
+The other processes of the same server tell what they change on a *board*, before they answer. It is looked at whenever
+something here is believed, so they need not wait for this process.
 """
 
 from collections import OrderedDict, deque
@@ -12,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
+from typing import Protocol
 
 from application.imported_keys import ImportedPrefixes
 from domain.verdict import NEVER, KeyFacts
@@ -37,14 +41,44 @@ class Change:
     stream_id: str
 
 
+class Board(Protocol):
+    """What the processes of one server have told each other, as one of them reads it."""
+
+    @property
+    def marks(self) -> Sequence[int]:
+        """The first is another after each telling than it ever was before."""
+        ...
+
+    def read(self) -> Sequence[Change] | None:
+        """What was told since the last reading, in no order; None when some of it is gone."""
+        ...
+
+
+class NoBoard:
+    """The port `Board` of a process that nobody tells anything."""
+
+    marks: Sequence[int] = (0,)
+
+    def read(self) -> Sequence[Change]:
+        """Nothing."""
+        return ()
+
+
 class VerifiedKeys:
     """At most ``capacity`` keys, the least recently used leave first.
 
     ``fingerprint`` is a keyed hash of a credential; ``elapsed`` are seconds of a clock that never steps and does not
-    stop while the machine sleeps.
+    stop while the machine sleeps. What has been told on the ``board`` is known here without the ledger.
     """
 
-    def __init__(self, *, capacity: int, fingerprint: Callable[[bytes], bytes], elapsed: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        capacity: int,
+        fingerprint: Callable[[bytes], bytes],
+        elapsed: Callable[[], float],
+        board: Board | None = None,
+    ) -> None:
         self.fingerprint = fingerprint
         self.prefixes = ImportedPrefixes()
         """Of all imported keys, as of ``applied`` or later."""
@@ -57,6 +91,14 @@ class VerifiedKeys:
         self._applied = 0
         self.fresh_until = float("-inf")
         """In the seconds of ``elapsed``: from then on nothing here may be believed."""
+        self._board = board or NoBoard()
+        self.marks = self._board.marks
+        """Where the first is not ``heard``, something was told that is not known here yet."""
+        self.heard = 0
+        self.is_lost = False
+        """Some of what was told is gone: nothing may be believed until ``start_at``."""
+        self._told: dict[str, int] = {}  # the newest position told of a stream, while it is not applied
+        self._told_through = 0
         self._lock = Lock()
         self.hits = 0
         """How often ``recall`` had an answer; counted by the one thread that asks."""
@@ -66,13 +108,22 @@ class VerifiedKeys:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether what is remembered may be believed now."""
+        """Whether what is remembered may be believed now; what was told is known then."""
+        if self.marks[0] != self.heard:
+            self.hear()
         return self._elapsed() < self.fresh_until
 
     @property
     def applied(self) -> int:
-        """The newest position whose change is in here."""
+        """The newest position up to which all changes are in here."""
         return self._applied
+
+    @property
+    def known_through(self) -> int:
+        """The newest position whose change is in here, applied or told; earlier ones may not be."""
+        if self.marks[0] != self.heard:
+            self.hear()
+        return max(self._applied, self._told_through)
 
     @property
     def fresh_for(self) -> float:
@@ -93,12 +144,14 @@ class VerifiedKeys:
     def remember(self, fingerprint: bytes, key: VerifiedKey, *, read_at: int) -> bool:
         """Keeps a key that was read from a snapshot at position ``read_at``; False when that was too long ago.
 
-        Too long ago is before a change to the key or its account that has been applied since, or before the oldest
-        change still known.
+        Too long ago is before a change to the key or its account that has been applied or told since, or before the
+        oldest change still known.
         """
         streams = (key.facts.key_id, key.facts.account_id)
         with self._lock:
             if read_at < self._applied and self._has_changed(streams, read_at):
+                return False
+            if any(self._told.get(stream, 0) > read_at for stream in streams):
                 return False
             self._forget(fingerprint)
             self._entries[fingerprint] = key
@@ -113,24 +166,47 @@ class VerifiedKeys:
         """Forgets what has changed; the changes come in ledger order, and none is left out."""
         with self._lock:
             for change in changes:
-                for fingerprint in tuple(self._of_stream.get(change.stream_id, ())):
-                    self._forget(fingerprint)
+                self._forget_stream(change.stream_id)
                 self._tombstones.append(change)
                 if len(self._tombstones) > TOMBSTONES_MAX:
                     self._forgotten_through = self._tombstones.popleft().position
                 self._applied = change.position
+            self._drop_applied()
+
+    def hear(self) -> None:
+        """Forgets what others have changed and told; where some of that is gone, everything, and ends the lease."""
+        with self._lock:
+            mark = self.marks[0]  # before the reading: what is told meanwhile is heard next time
+            told = self._board.read()
+            if told is None:
+                self._forget_everything()
+                self.is_lost = True
+                self.fresh_until = float("-inf")
+            for change in told or ():
+                self._forget_stream(change.stream_id)
+                self._told_through = max(self._told_through, change.position)
+                if change.position > max(self._applied, self._told.get(change.stream_id, 0)):
+                    self._told[change.stream_id] = change.position
+            self.heard = mark
 
     def start_at(self, position: int) -> None:
-        """Begins to follow: everything up to this position counts as applied, and nothing is remembered."""
+        """Begins to follow: everything up to this position counts as applied, and nothing is remembered.
+
+        The position is one that was read after ``is_lost`` was seen, if it was.
+        """
         with self._lock:
-            self._entries.clear()
-            self._of_stream.clear()
+            self._forget_everything()
             self._tombstones.clear()
             self._applied = self._forgotten_through = position
+            self._drop_applied()
+            self._told_through = max(self._told.values(), default=0)
+            self.is_lost = False
 
     def extend(self, fresh_until: float) -> None:
-        """The memory is fresh until then, in the seconds of ``elapsed``; never shortens."""
-        self.fresh_until = max(self.fresh_until, fresh_until)
+        """The memory is fresh until then, in the seconds of ``elapsed``; never shortens, nor while it ``is_lost``."""
+        with self._lock:
+            if not self.is_lost:
+                self.fresh_until = max(self.fresh_until, fresh_until)
 
     def distrust(self) -> None:
         """Ends the lease at once."""
@@ -145,6 +221,19 @@ class VerifiedKeys:
             if change.stream_id in streams:
                 return True
         return False
+
+    def _drop_applied(self) -> None:
+        """What was told and has been applied since is no longer ahead."""
+        if self._told:
+            self._told = {stream: told for stream, told in self._told.items() if told > self._applied}
+
+    def _forget_everything(self) -> None:
+        self._entries.clear()
+        self._of_stream.clear()
+
+    def _forget_stream(self, stream_id: str) -> None:
+        for fingerprint in tuple(self._of_stream.get(stream_id, ())):
+            self._forget(fingerprint)
 
     def _forget(self, fingerprint: bytes) -> None:
         entry = self._entries.pop(fingerprint, None)

@@ -27,12 +27,15 @@ from psycopg.rows import TupleRow
 
 from application.event_json import EventJson
 from application.ledger import NewSealed, NewVerifier
+from application.verified_keys import Change
 from domain.events import Event
+from infrastructure.board import Seat
 from infrastructure.postgres.pool import Database
 
 RACES = frozenset({"events_stream_version", "imports_sha256", "imports_candidate", "imports_external_id"})
 """Constraints that two writers can meet: the second decides again on what the first has written."""
 
+IMPORTED = "key.imported"
 TRANSACTION_TIMEOUT_SINCE = 170_000
 
 
@@ -73,12 +76,12 @@ class PostgresRecorder(ApplicationRecorder):
     # still or has fallen silent in between; a pipeline that lacks its end is bounded by transaction_timeout alone.
     APPEND = """
         SELECT head, set_config('ledger.head', head::text, true), set_config('transaction_timeout', '2s', true)
-        FROM ledger.append(%(streams)s, %(versions)s, %(topics)s, %(states)s) AS head
+        FROM ledger.append(%(streams)s, %(versions)s, %(topics)s, %(states)s, %(told)s) AS head
     """
     APPEND_BEFORE_17 = """
         SELECT head, set_config('ledger.head', head::text, true),
                set_config('idle_in_transaction_session_timeout', '2s', true)
-        FROM ledger.append(%(streams)s, %(versions)s, %(topics)s, %(states)s) AS head
+        FROM ledger.append(%(streams)s, %(versions)s, %(topics)s, %(states)s, %(told)s) AS head
     """
     ADD_VERIFIER = """
         INSERT INTO credentials.verifiers (key_id, verifier, receipt) VALUES (%(key_id)s, %(verifier)s, %(receipt)s)
@@ -110,10 +113,12 @@ class PostgresRecorder(ApplicationRecorder):
     HEAD = "SELECT max(position) FROM ledger.events"
     _EVERYTHING = 2**62
 
-    def __init__(self, database: Database, immediate: Sequence[View]) -> None:
+    def __init__(self, database: Database, immediate: Sequence[View], seat: Seat | None = None) -> None:
+        """With a ``seat`` the other processes of its server are told what is appended."""
         super().__init__()
         self._database = database
         self._immediate = tuple(immediate)
+        self._seat = seat
         self._mapper = EventJson()
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
@@ -129,11 +134,16 @@ class PostgresRecorder(ApplicationRecorder):
         sealed: Sequence[NewSealed] = kwargs.get("sealed", ())
         answer: AskedBehind | None = kwargs.get("answer")
         events = [self._mapper.to_domain_event(stored) for stored in stored_events]
+        streams = [str(stored.originator_id) for stored in stored_events]
+        topics = [stored.topic for stored in stored_events]
+        # An imported key comes with more than its stream: all read it from the ledger.
+        seat = None if IMPORTED in topics else self._seat
         appended = {
-            "streams": [str(stored.originator_id) for stored in stored_events],
+            "streams": streams,
             "versions": [stored.originator_version for stored in stored_events],
-            "topics": [stored.topic for stored in stored_events],
+            "topics": topics,
             "states": [stored.state for stored in stored_events],
+            "told": seat and seat.server,
         }
         with self._database.connection() as connection:
             is_bounded = connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE
@@ -151,7 +161,10 @@ class PostgresRecorder(ApplicationRecorder):
                 if answer is not None:
                     answer.keep(asked)
         head: int = row[0] if row is not None else 0
-        return list(range(head + 1, head + 1 + len(events)))
+        positions = list(range(head + 1, head + 1 + len(events)))
+        if seat is not None:
+            seat.tell(list(map(Change, positions, streams)))
+        return positions
 
     def _add(self, cursor: Cursor[TupleRow], new: NewVerifier) -> None:
         cursor.execute(self.ADD_VERIFIER, {"key_id": new.key_id, "verifier": new.verifier, "receipt": new.receipt})

@@ -15,6 +15,9 @@ that a crash loses only makes a waiter wait longer. Notifications make it quick;
 the next change, that is forgotten unread, and reported by a statement that looks whether the ledger has it so. If not,
 or if the answer is lost, what was applied is not known any more, and all is forgotten.
 
+The processes of the waiter's own server are not waited for when it has told them (`infrastructure/board.py`): each
+looks there before it believes its memory, and has its seat there before its row.
+
 It holds for one ledger, and for clocks that run. A failover that loses commits loses revocations, and rows, with them;
 a hypervisor that stops a guest's clocks for longer than a lease lets it believe an old one.
 """
@@ -36,6 +39,7 @@ from psycopg.rows import TupleRow
 from application.ports import Freshness
 from application.verified_keys import Change, Lease, VerifiedKeys
 from domain.ids import RunId
+from infrastructure.board import Seat
 from infrastructure.postgres.pool import Database, PatientConnection
 
 BATCH = 5000
@@ -94,10 +98,14 @@ class LedgerFollower:
     # set_config holds for this statement's own commit. One statement, for a transaction between two would keep its row
     # locked while this process stands still, against whoever takes it out.
     REGISTER = """
-        INSERT INTO serving.processes (process_id, host, started_at, lease_seconds, applied, beat)
-        VALUES (%(process)s, %(host)s, clock_timestamp(), %(lease)s, 0, 0)
+        INSERT INTO serving.processes (process_id, host, started_at, lease_seconds, applied, beat, server, seat)
+        VALUES (%(process)s, %(host)s, clock_timestamp(), %(lease)s, 0, 0, %(server)s, %(seat)s)
         ON CONFLICT (process_id) DO UPDATE SET beat = serving.processes.beat + 1
         RETURNING set_config('synchronous_commit', 'on', true)
+    """
+    # Who had the seat before has ended, or it would be taken.
+    CLEAR_SEAT = """
+        DELETE FROM serving.processes WHERE server = %(server)s AND seat = %(seat)s AND process_id <> %(process)s
     """
     STANDING = """
         SELECT position, sha256(state) FROM ledger.events
@@ -135,12 +143,20 @@ class LedgerFollower:
         lease: Lease,
         process_id: RunId,
         host: str,
+        seat: Seat | None = None,
     ) -> None:
         self._conninfo = conninfo
         self._keys = keys
         self._clock = clock
         self._lease = lease
-        self._process = {"process": process_id, "host": host, "lease": lease.seconds}
+        self._server = None if seat is None else seat.server
+        self._process = {
+            "process": process_id,
+            "host": host,
+            "lease": lease.seconds,
+            "server": self._server,
+            "seat": None if seat is None else seat.number,
+        }
         self._mark: bytes | None = None  # of the last event applied; None before the first, UNKNOWN while only told of
         self._outage_told = False  # once for an outage, however often it is tried again
         self._stop = Flag()
@@ -171,10 +187,16 @@ class LedgerFollower:
             connection.patience_seconds = self._lease.seconds
             connection.execute(self.LISTEN)
             connection.execute(self.REPORT_QUICKLY)
+            if self._server is not None:
+                connection.execute(self.CLEAR_SEAT, self._process)
             self._register(connection)
             due = elapsed()
             told: list[str] = []
             while not self._stop.is_set():
+                if self._keys.is_lost:
+                    self._mark = None
+                    self._register(connection)
+                    told = []
                 if told and elapsed() < due and self._apply_told(connection, told):
                     told = self._wait(connection, due)
                     continue
@@ -205,13 +227,22 @@ class LedgerFollower:
             self._mark = standing.get(head)
 
     def _wait(self, connection: PatientConnection, due: float) -> list[str]:
-        """The notifications that end the wait, as they came; none when the lease is due."""
-        return [told.payload for told in connection.notifies(timeout=max(0.0, due - elapsed()), stop_after=1)]
+        """The notifications that end the wait, as they came; none when the lease is due.
+
+        Those of this server's own changes do not: they were told, or are found when the lease is due.
+        """
+        while (left := due - elapsed()) > 0 and not self._stop.is_set():
+            told = [told.payload for told in connection.notifies(timeout=left, stop_after=1)]
+            self._keys.hear()
+            others = [payload for payload in told if payload.split(" ")[2:] != [self._server]]
+            if others or self._keys.is_lost:
+                return others
+        return []
 
     def _apply_told(self, connection: PatientConnection, told: Iterable[str]) -> bool:
         """Applies and reports what notifications tell; False when it must be read."""
         for payload in told:
-            position, _, stream_id = payload.partition(" ")
+            position, stream_id, *_ = [*payload.split(" "), ""]
             change = Change(int(position) if POSITION.fullmatch(position) else 0, stream_id)
             if 0 < change.position <= self._keys.applied:
                 continue
@@ -258,6 +289,7 @@ class _Process:
     applied: int
     beat: int
     lease_seconds: float
+    server: str | None
 
 
 def _processes(look: TupleRow) -> dict[str, _Process]:
@@ -272,18 +304,27 @@ def _nobody_counts(seconds: float) -> None:
 class PostgresFreshness:
     """The port `KeyCache`: waits until every serving process has applied a position, or cannot be fresh any more.
 
-    ``count_wait`` is told the seconds of each wait.
+    ``count_wait`` is told the seconds of each wait. With a ``seat`` the processes of its server are waited for only
+    where it has not told them.
     """
 
     LOOK = """
-        SELECT process_ids, applied, beats, lease_seconds, waited_seconds
-        FROM serving.await_applied(%(position)s, %(looks_max)s)
+        SELECT process_ids, applied, beats, lease_seconds, servers, waited_seconds
+        FROM serving.await_applied(%(position)s, %(looks_max)s, %(told)s)
     """
     TAKE_OUT = "DELETE FROM serving.processes WHERE process_id = %(process)s AND beat = %(beat)s"
 
-    def __init__(self, database: Database, *, count_wait: Callable[[float], None] = _nobody_counts) -> None:
+    def __init__(
+        self, database: Database, *, count_wait: Callable[[float], None] = _nobody_counts, seat: Seat | None = None
+    ) -> None:
         self._database = database
         self._count_wait = count_wait
+        self._seat = seat
+
+    @property
+    def told(self) -> str | None:
+        """The server whose processes are told what this one changes; None: no others are."""
+        return None if self._seat is None else self._seat.server
 
     def await_applied(self, position: int) -> Freshness:
         """Returns once no process can act on anything older; at the latest the longest lease after it was called.
@@ -294,11 +335,16 @@ class PostgresFreshness:
 
     def conclude(self, position: int, first: TupleRow) -> Freshness:
         """As ``await_applied``, from a first look: a row of LOOK, asked for after the change had committed."""
+        told = self.told if self._seat is not None and self._seat.has_told(position) else None
         seen = processes = _processes(first)
         seen_at = looked_at = elapsed()
         began = seen_at - first[-1]
         while True:
-            behind = {name: process for name, process in processes.items() if process.applied < position}
+            behind = {
+                name: process
+                for name, process in processes.items()
+                if process.applied < position and (told is None or process.server != told)
+            }
             # Past a process's lease it cannot be fresh from before; and if it has not moved, it is not there any more.
             lease_seconds = max((process.lease_seconds for process in behind.values()), default=0.0)
             if looked_at - seen_at >= lease_seconds * CLOCK_MARGIN:
@@ -317,7 +363,8 @@ class PostgresFreshness:
 
     def _look(self, position: int, *, looks_max: int) -> TupleRow:
         with self._database.cursor() as cursor:
-            row = cursor.execute(self.LOOK, {"position": position, "looks_max": looks_max}).fetchone()
+            asked = {"position": position, "looks_max": looks_max, "told": self.told}
+            row = cursor.execute(self.LOOK, asked).fetchone()
         if row is None:
             raise TypeError("a function without a set answers one row")
         return row

@@ -44,12 +44,12 @@ class PostgresKeyAnswer:
                f.expires_at, f.rotation_due_at, f.disabled, f.revoked_at, f.retires_at, f.lineage_id, f.replaces,
                f.replaced_by, f.created_position, f.position,
                f.requests, f.failed_attempts, f.first_used_at, f.last_used_at,
-               a.process_ids, a.applied, a.beats, a.lease_seconds, a.waited_seconds
-        FROM found AS f CROSS JOIN LATERAL serving.await_applied(f.position, %(looks_max)s) AS a
+               a.process_ids, a.applied, a.beats, a.lease_seconds, a.servers, a.waited_seconds
+        FROM found AS f CROSS JOIN LATERAL serving.await_applied(f.position, %(looks_max)s, %(told)s) AS a
     """
 
     def __init__(self, key_id: KeyId, database: Database, freshness: PostgresFreshness) -> None:
-        self._values: dict[str, Any] = {"key_id": key_id, "looks_max": LOOKS_MAX}
+        self._values: dict[str, Any] = {"key_id": key_id, "looks_max": LOOKS_MAX, "told": freshness.told}
         self._database = database
         self._freshness = freshness
         self._row: TupleRow | None = None

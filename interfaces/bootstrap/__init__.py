@@ -5,7 +5,7 @@ from interfaces.bootstrap.background import jobs, last_runs, run_background, run
 from interfaces.bootstrap.core import Core, open_core, secret_file, start_logging, tie_to_parent
 from interfaces.bootstrap.database import keep_running, migrate_database, open_database
 from interfaces.bootstrap.management import Management, management
-from interfaces.bootstrap.serving import OpenGate, http_app, open_gate
+from interfaces.bootstrap.serving import OpenGate, http_app, open_gate, share_board
 
 __all__ = [
     "SERVER_LOGGING",
@@ -24,6 +24,7 @@ __all__ = [
     "run_background",
     "run_job",
     "secret_file",
+    "share_board",
     "start_logging",
     "tie_to_parent",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from application.ledger import Ledger
 from domain.attempt_limit import AttemptLimit
+from infrastructure.board import Seat
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder, View
 from infrastructure.hashing import BcryptVerifier, SecretFileError, SecretRing, load_or_create
 from infrastructure.observability import assert_redacting, configure_logging
@@ -38,6 +39,8 @@ class Core:
     ledger: Ledger
     keys: PostgresKeys
     usage: PostgresUsage
+    seat: Seat | None
+    """At the board of its server; None outside one."""
 
 
 def start_logging(settings: Settings, *, service: str) -> None:
@@ -80,13 +83,13 @@ def following_views() -> tuple[View, ...]:
     return (UsageHistory(),)
 
 
-def open_core(settings: Settings, conninfo: str, stack: ExitStack) -> Core:
+def open_core(settings: Settings, conninfo: str, stack: ExitStack, *, seat: Seat | None = None) -> Core:
     """The parts that every process needs, on a migrated database."""
     entropy = SystemEntropy()
     ring = _secrets(settings, entropy)
     database = stack.enter_context(Database(conninfo, size_max=settings.database_connections))
     clock = DatabaseClock(SystemClock().now)
-    recorder = PostgresRecorder(database, immediate_views())
+    recorder = PostgresRecorder(database, immediate_views(), seat)
     ledger = Ledger(PostgresLedgerFactory(recorder))
     return Core(
         settings=settings,
@@ -99,6 +102,7 @@ def open_core(settings: Settings, conninfo: str, stack: ExitStack) -> Core:
         ledger=ledger,
         keys=PostgresKeys(database),
         usage=PostgresUsage(database),
+        seat=seat,
     )
 
 

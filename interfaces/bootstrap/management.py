@@ -54,7 +54,8 @@ class Management:
 def management(core: Core, metrics: Metrics | None = None) -> Management:
     """The use cases that change things; ``metrics`` count what they wait."""
     count = {} if metrics is None else {"count_wait": metrics.count_wait}
-    cache, accounts = PostgresFreshness(core.database, **count), PostgresAccounts(core.database)
+    cache = PostgresFreshness(core.database, **count, seat=core.seat)
+    accounts = PostgresAccounts(core.database)
     account_management = AccountManagement(ledger=core.ledger, accounts=accounts, cache=cache, entropy=core.entropy)
     return Management(
         keys=KeyManagement(

@@ -15,6 +15,7 @@ from application.authentication import Authenticator
 from application.imported_keys import BCRYPT_PLACES, READS_AT_ONCE
 from application.verified_keys import VerifiedKeys
 from domain.ids import RunId
+from infrastructure.board import Board
 from infrastructure.hashing import Fingerprints
 from infrastructure.metrics import Metrics
 from infrastructure.postgres.access_log import PostgresAccessLog
@@ -70,10 +71,21 @@ def open_gate(core: Core, stack: ExitStack) -> OpenGate:
         )
     )
     verified = VerifiedKeys(
-        capacity=settings.cache_keys, fingerprint=Fingerprints(core.entropy.bytes(32)).of, elapsed=elapsed
+        capacity=settings.cache_keys,
+        fingerprint=Fingerprints(core.entropy.bytes(32)).of,
+        elapsed=elapsed,
+        board=core.seat,
     )
     stack.enter_context(
-        LedgerFollower(conninfo, keys=verified, clock=core.clock, lease=settings.lease, process_id=run_id, host=host)
+        LedgerFollower(
+            conninfo,
+            keys=verified,
+            clock=core.clock,
+            lease=settings.lease,
+            process_id=run_id,
+            host=host,
+            seat=core.seat,
+        )
     )
     authenticator = Authenticator(
         keys=core.keys,
@@ -110,6 +122,11 @@ def open_gate(core: Core, stack: ExitStack) -> OpenGate:
     return OpenGate(keeper, verified, metrics, RequestIds(core.entropy).text)
 
 
+def share_board(settings: Settings) -> None:
+    """Lets the serving processes that are forked from this one tell each other what they change."""
+    Board.share(2 * settings.workers)  # a worker that is replaced may keep its seat for a while
+
+
 def http_app() -> ASGIApp:
     """The application of one serving process, built from its environment; granian calls this in each worker."""
     settings = Settings.read()
@@ -117,7 +134,8 @@ def http_app() -> ASGIApp:
     tie_to_parent()
     with ExitStack() as stack:
         conninfo, _ = open_database(settings, stack)
-        core = open_core(settings, conninfo, stack)
+        board = Board.of_this_server
+        core = open_core(settings, conninfo, stack, seat=board and board.take_seat())
         gate = open_gate(core, stack)
         manage = management(core, gate.metrics)
         traced = _tracing(settings, core, stack)

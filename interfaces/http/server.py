@@ -5,7 +5,7 @@ from granian.http import HTTP1Settings
 from granian.server import Server
 from litestar.types import ASGIApp
 
-from interfaces.bootstrap import SERVER_LOGGING, http_app, start_logging, tie_to_parent
+from interfaces.bootstrap import SERVER_LOGGING, http_app, share_board, start_logging, tie_to_parent
 from interfaces.settings import Settings
 from interfaces.stopping import end_on_signals
 
@@ -31,6 +31,7 @@ def main() -> None:
     settings = Settings.read()
     start_logging(settings, service="serve")
     tie_to_parent(settings.supervisor)
+    share_board(settings)
     Server(
         "interfaces.http.server:worker_app",
         factory=True,

@@ -29,16 +29,42 @@ class Elapsed:
         return self.seconds
 
 
+class Notes:
+    """A board on which a test tells what it wants, and loses it."""
+
+    def __init__(self) -> None:
+        self.marks = [0]
+        self._news: list[Change] = []
+        self._is_whole = True
+
+    def tell(self, *changes: Change) -> None:
+        """As another process would."""
+        self.marks[0] += 1
+        self._news += changes
+
+    def lose(self) -> None:
+        """More than is kept has been told."""
+        self.marks[0] += 1
+        self._is_whole = False
+
+    def read(self) -> list[Change] | None:
+        """The port's."""
+        news, is_whole = self._news, self._is_whole
+        self._news, self._is_whole = [], True
+        return news if is_whole else None
+
+
 @dataclass(slots=True)
 class Memory:
-    """A memory under test, with its clock."""
+    """A memory under test, with its clock and its board."""
 
     capacity: int = 10
     elapsed: Elapsed = field(default_factory=Elapsed)
+    notes: Notes = field(default_factory=Notes)
     keys: VerifiedKeys = field(init=False)
 
     def __post_init__(self) -> None:
-        self.keys = VerifiedKeys(capacity=self.capacity, fingerprint=bytes, elapsed=self.elapsed)
+        self.keys = VerifiedKeys(capacity=self.capacity, fingerprint=bytes, elapsed=self.elapsed, board=self.notes)
 
 
 def a_verified_key(number: int = 1, *, position: int = 1) -> VerifiedKey:
@@ -50,23 +76,26 @@ def fingerprint(number: int) -> bytes:
 
 
 class Interleavings(RuleBasedStateMachine):
-    """Reads, changes, their application and the end of reads, in any order.
+    """Reads, changes, their application or telling and the end of reads, in any order.
 
     Each fact remembers the position of the change that made it so: what the memory tells must be at least as new as
-    everything that was applied.
+    everything that was applied, or told.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.memory = Memory(capacity=3).keys
+        memory = Memory(capacity=3)
+        self.memory, self.notes = memory.keys, memory.notes
         self.ledger: list[Change] = [Change(1, "other")]
+        self.told: set[int] = set()
         self.reads: list[tuple[int, VerifiedKey, int]] = []
         self.memory.start_at(1)
 
     def truth(self, number: int, through: int) -> int:
-        """The position of the last change to the key or its account, up to a position; 1 when there is none."""
+        """The position of the last change to the key or its account, up to a position or told; 1 when there is none."""
         streams = (key_id(number), account_id(OWNERS[number]))
-        return max([1, *(c.position for c in self.ledger if c.position <= through and c.stream_id in streams)])
+        known = (c for c in self.ledger if c.position <= through or c.position in self.told)
+        return max([1, *(c.position for c in known if c.stream_id in streams)])
 
     @property
     def head(self) -> int:
@@ -101,6 +130,20 @@ class Interleavings(RuleBasedStateMachine):
         """The follower applies some of what is new."""
         self.memory.apply([change for change in self.ledger if change.position > self.memory.applied][:most])
 
+    @rule(data=st.data())
+    def tell(self, data: st.DataObject) -> None:
+        """A process tells of a change, later than another of a later one perhaps."""
+        change = data.draw(st.sampled_from(self.ledger))
+        self.notes.tell(change)
+        self.told.add(change.position)
+
+    @rule(number=st.sampled_from(KEYS))
+    def change_and_lose(self, number: int) -> None:
+        """A key changes, and what is told of it has gone by."""
+        self.change_key(number)
+        self.notes.lose()
+        self.told.add(self.head)
+
     @rule()
     def start_over(self) -> None:
         """The follower begins anew at the head."""
@@ -113,10 +156,13 @@ class Interleavings(RuleBasedStateMachine):
 
     @invariant()
     def nothing_that_has_ended_is_told(self) -> None:
-        """What is remembered holds at the position that was applied."""
+        """What is remembered, and may be believed, holds at the position that was applied, and is as was told."""
+        self.memory.extend(1.0)
+        is_believed = self.memory.is_fresh
+        assert is_believed != self.memory.is_lost
         for number in KEYS:
             known = self.memory.recall(fingerprint(number))
-            if known is not None:
+            if known is not None and is_believed:
                 assert known.facts.position >= self.truth(number, self.memory.applied)
 
     @invariant()
@@ -202,6 +248,49 @@ def test_a_lease_is_not_shortened_by_an_older_one_and_ends_when_told() -> None:
     assert memory.keys.fresh_for == 2.0
     memory.keys.distrust()
     assert not memory.keys.is_fresh
+
+
+def test_what_was_told_is_forgotten_before_anything_is_believed() -> None:
+    """The key, or all keys of the account; no other."""
+    memory = Memory()
+    memory.keys.start_at(5)
+    memory.keys.extend(2.0)
+    for number in KEYS:
+        memory.keys.remember(fingerprint(number), a_verified_key(number), read_at=5)
+    memory.notes.tell(Change(9, key_id(1)), Change(8, account_id(2)))
+    assert memory.keys.is_fresh
+    assert [memory.keys.recall(fingerprint(number)) is not None for number in KEYS] == [False, True, False, False]
+    assert (memory.keys.applied, memory.keys.known_through) == (5, 9)
+
+
+def test_a_read_from_before_what_was_told_does_not_bring_the_key_back() -> None:
+    """Told ahead of the ledger's order, and the same once the ledger has come so far."""
+    memory = Memory()
+    memory.keys.start_at(5)
+    memory.notes.tell(Change(9, key_id(1)))
+    assert memory.keys.known_through == 9
+    assert not memory.keys.remember(fingerprint(1), a_verified_key(), read_at=8)
+    memory.keys.apply(Change(position, "other") for position in (6, 7, 8))
+    assert not memory.keys.remember(fingerprint(1), a_verified_key(), read_at=8)
+    memory.keys.apply([Change(9, key_id(1)), Change(10, "other")])
+    assert not memory.keys.remember(fingerprint(1), a_verified_key(), read_at=8)
+    assert memory.keys.remember(fingerprint(1), a_verified_key(), read_at=9)
+
+
+def test_a_memory_that_has_missed_something_is_not_believed_until_it_starts_anew() -> None:
+    """A renewal that was under way does not help it."""
+    memory = Memory()
+    memory.keys.start_at(5)
+    memory.keys.extend(2.0)
+    memory.keys.remember(fingerprint(1), a_verified_key(), read_at=5)
+    memory.notes.lose()
+    assert not memory.keys.is_fresh
+    assert memory.keys.recall(fingerprint(1)) is None
+    memory.keys.extend(3.0)
+    assert not memory.keys.is_fresh
+    memory.keys.start_at(9)
+    memory.keys.extend(3.0)
+    assert memory.keys.is_fresh
 
 
 def test_three_renewals_of_a_lease_may_be_lost() -> None:

@@ -10,11 +10,13 @@ import pytest
 from eventsourcing.persistence import IntegrityError
 
 from application.ledger import Ledger, NewVerifier, UnknownAggregateError
+from application.verified_keys import Change
 from domain.account import Account
 from domain.api_key import ApiKey
 from domain.credential import Environment
 from domain.errors import ConflictError, UnavailableError
 from domain.naming import Name
+from infrastructure.board import Board
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
 from infrastructure.postgres.accounts import AccountsView, PostgresAccounts
 from infrastructure.postgres.keys import KeysView, PostgresKeys
@@ -85,6 +87,35 @@ def test_of_concurrent_commands_on_one_aggregate_none_is_lost(ledger: Ledger) ->
         positions = list(threads.map(rename, range(12)))
     assert sorted(position for position in positions if position) == list(range(2, 14))
     assert ledger.load(ApiKey, key_id(1)).version == 13
+
+
+def test_the_board_is_told_what_was_appended_and_nothing_else(database: Database) -> None:
+    """Each stream with its position; a race that was lost tells nothing."""
+    board = Board(2)
+    mine, other = board.take_seat(), board.take_seat()
+    assert mine is not None
+    assert other is not None
+    with Ledger(PostgresLedgerFactory(PostgresRecorder(database, [AccountsView(), KeysView()], mine))) as ledger:
+        ledger.append(an_account(number=1), a_key(number=1))
+        assert other.read() == [Change(1, account_id(1)), Change(2, key_id(1))]
+        with pytest.raises(IntegrityError):
+            ledger.append(a_key(number=1))
+        assert other.read() == []
+
+
+def test_a_notification_names_the_server_that_is_told(database: Database, conninfo: str) -> None:
+    """Its processes need not be woken; an import is for all to read."""
+    seat = Board(1).take_seat()
+    assert seat is not None
+    with (
+        psycopg.connect(conninfo, autocommit=True) as listener,
+        Ledger(PostgresLedgerFactory(PostgresRecorder(database, [AccountsView(), KeysView()], seat))) as ledger,
+    ):
+        listener.execute("LISTEN ledger")
+        ledger.append(an_account(number=1))
+        ledger.append(a_key(number=1), a_key(number=2))
+        told = [notify.payload for notify in listener.notifies(timeout=5, stop_after=2)]
+    assert told == [f"1 {account_id(1)} {seat.server}", f"3  {seat.server}"]
 
 
 def test_several_aggregates_are_appended_together_or_not_at_all(ledger: Ledger, database: Database) -> None:

@@ -16,8 +16,9 @@ import psycopg
 import pytest
 
 from application.ports import Freshness
-from application.verified_keys import Lease, VerifiedKey, VerifiedKeys
+from application.verified_keys import Change, Lease, VerifiedKey, VerifiedKeys
 from domain.ids import RunId
+from infrastructure.board import CHANGES, Board, Seat
 from infrastructure.embedded_postgres import EmbeddedPostgres
 from infrastructure.postgres.freshness import BATCH, DatabaseClock, LedgerFollower, PostgresFreshness, elapsed
 from infrastructure.postgres.migrate import migrate
@@ -59,12 +60,12 @@ class Processes(ExitStack):
         self.conninfo = conninfo
         self._operator = self.enter_context(psycopg.connect(conninfo, autocommit=True))
 
-    def start(self, *, conninfo: str | None = None, lease: Lease = LEASE) -> Serving:
+    def start(self, *, conninfo: str | None = None, lease: Lease = LEASE, seat: Seat | None = None) -> Serving:
         """One more, fresh when this returns."""
         name, clock = RunId.from_entropy(entropy(next(_numbers))), DatabaseClock(lambda: NOON)
-        keys = VerifiedKeys(capacity=1000, fingerprint=bytes, elapsed=elapsed)
+        keys = VerifiedKeys(capacity=1000, fingerprint=bytes, elapsed=elapsed, board=seat)
         follower = LedgerFollower(
-            conninfo or self.conninfo, keys=keys, clock=clock, lease=lease, process_id=name, host="alpha:1"
+            conninfo or self.conninfo, keys=keys, clock=clock, lease=lease, process_id=name, host="alpha:1", seat=seat
         )
         self.enter_context(follower)
         eventually(lambda: keys.is_fresh, "the process is fresh")
@@ -82,6 +83,13 @@ class Processes(ExitStack):
         versions = [next(_numbers) for _ in streams]
         topics = ["t"] * len(streams)
         return self.ask("SELECT ledger.append(%s, %s, %s, %s)", list(streams), versions, topics, states) + len(streams)
+
+    def append_and_tell(self, seat: Seat, stream: str) -> int:
+        """As the recorder of a process with a seat does."""
+        appended = ([stream], [next(_numbers)], ["t"], [b"changed"], seat.server)
+        position = self.ask("SELECT ledger.append(%s, %s, %s, %s, %s)", *appended) + 1
+        seat.tell([Change(position, stream)])
+        return position
 
     def add_row(self, name: str, *, lease: Lease) -> None:
         """A row without a process behind it, that has applied nothing."""
@@ -109,6 +117,16 @@ def processes(conninfo: str) -> Iterator[Processes]:
     """Nobody serves yet."""
     with Processes(conninfo) as started:
         yield started
+
+
+@pytest.fixture
+def seats() -> tuple[Seat, Seat]:
+    """Two at one board."""
+    board = Board(2)
+    mine, other = board.take_seat(), board.take_seat()
+    assert mine is not None
+    assert other is not None
+    return mine, other
 
 
 @pytest.fixture
@@ -307,6 +325,99 @@ def test_the_server_looks_anew_each_time(processes: Processes) -> None:
     processes.ask("UPDATE serving.processes SET applied = 5 WHERE process_id = 'run_slow'")
     waiter.join()
     assert seen == [([5],)]
+
+
+def test_who_was_told_is_not_waited_for(processes: Processes, database: Database, seats: tuple[Seat, Seat]) -> None:
+    """A process of the same server that is cut off counts: it refuses what was told, from its next look on."""
+    mine, other = seats
+    with Line(processes.conninfo) as line:
+        silent = processes.start(conninfo=line.conninfo, lease=Lease(30.0), seat=other)
+        silent.remember(1)
+        line.fall_silent()
+        receipt = PostgresFreshness(database, seat=mine).await_applied(processes.append_and_tell(mine, key_id(1)))
+        assert receipt.processes == 1
+        assert receipt.waited_ms < 30_000
+        assert silent.keys.is_fresh
+        assert not silent.knows(1)
+        line.speak_again()
+        processes.close()
+
+
+def test_another_server_is_waited_for_beside_one_that_was_told(
+    processes: Processes, database: Database, seats: tuple[Seat, Seat]
+) -> None:
+    """It cannot have heard."""
+    mine, _ = seats
+    elsewhere = Board(1).take_seat()
+    with Line(processes.conninfo) as line:
+        silent = processes.start(conninfo=line.conninfo, seat=elsewhere)
+        line.fall_silent()
+        receipt = PostgresFreshness(database, seat=mine).await_applied(processes.append_and_tell(mine, key_id(1)))
+        assert receipt.processes == 0
+        assert not silent.keys.is_fresh
+        line.speak_again()
+        processes.close()
+
+
+def test_what_was_not_told_is_waited_for_in_the_same_server(
+    processes: Processes, database: Database, seats: tuple[Seat, Seat]
+) -> None:
+    """A second revoke of a key that somebody else has revoked answers when that is true here, too."""
+    mine, other = seats
+    with Line(processes.conninfo) as line:
+        silent = processes.start(conninfo=line.conninfo, seat=other)
+        line.fall_silent()
+        position = processes.append(key_id(1))
+        assert PostgresFreshness(database, seat=mine).await_applied(position).processes == 0
+        assert not silent.keys.is_fresh
+        line.speak_again()
+        processes.close()
+
+
+def test_what_its_server_tells_is_in_the_ledger_for_it_later(processes: Processes, seats: tuple[Seat, Seat]) -> None:
+    """It is not woken for it; what others append makes it read both."""
+    mine, other = seats
+    process = processes.start(seat=other)
+    process.remember(1)
+    process.remember(2)
+    position = processes.append_and_tell(mine, key_id(1))
+    assert process.keys.known_through == position
+    assert not process.knows(1)
+    assert process.knows(2)
+    after = processes.append(key_id(3))
+    eventually(lambda: process.keys.applied == after, "it reads what others append")
+    processes.append_and_tell(mine, key_id(2))
+    eventually(lambda: process.keys.applied == after + 1, "and its own by the next lease")
+    assert process.keys.is_fresh
+
+
+def test_a_process_that_was_told_too_much_starts_anew(processes: Processes, seats: tuple[Seat, Seat]) -> None:
+    """It has lost some of it, and remembers nothing from before."""
+    mine, other = seats
+    process = processes.start(seat=other)
+    process.remember(1)
+    head = processes.append(key_id(9))
+    mine.tell([Change(head, key_id(9))] * (CHANGES + 1))
+    eventually(lambda: process.keys.is_fresh, "it is fresh again")
+    assert not process.knows(1)
+    process.remember(1)
+    assert process.keys.is_fresh
+    assert process.knows(1)
+
+
+def test_who_takes_a_seat_takes_out_who_had_it(processes: Processes, seats: tuple[Seat, Seat]) -> None:
+    """A worker that was killed is not waited for by other servers once it is replaced."""
+    _, other = seats
+    processes.add_row("run_killed", lease=LEASE)
+    processes.add_row("run_elsewhere", lease=LEASE)
+    processes.ask(
+        "UPDATE serving.processes SET server = %s, seat = %s WHERE process_id = 'run_killed'",
+        other.server,
+        other.number,
+    )
+    processes.start(seat=other)
+    assert processes.beat("run_killed") is None
+    assert processes.beat("run_elsewhere") is not None
 
 
 def test_changes_are_applied_across_batches(processes: Processes, freshness: PostgresFreshness) -> None:

@@ -18,6 +18,7 @@ from domain.foreign_key import CANDIDATES_MAX, Algorithm, ForeignHash, sha256_ve
 from domain.ids import KeyId, RunId
 from domain.naming import Name
 from domain.verdict import Verdict
+from infrastructure.board import Board
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
 from infrastructure.hashing import BcryptVerifier, SecretRing
 from infrastructure.postgres.accounts import AccountsView
@@ -38,13 +39,16 @@ class World:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.recorder = PostgresRecorder(database, [AccountsView(), KeysView()])
+        self.board = Board(3)
+        seat = self.board.take_seat()
+        self.recorder = PostgresRecorder(database, [AccountsView(), KeysView()], seat)
         self.ledger = Ledger(PostgresLedgerFactory(self.recorder))
         self.keys = PostgresKeys(database)
+        self.cache = PostgresFreshness(database, seat=seat)
         self.imports = KeyImport(
             ledger=self.ledger,
             imports=PostgresImports(database),
-            cache=PostgresFreshness(database),
+            cache=self.cache,
             entropy=SystemEntropy(),
         )
         self.ledger.append(an_account())
@@ -161,10 +165,15 @@ def test_imports_that_race_do_not_fill_a_prefix_beyond_its_bound(world: World) -
 
 
 class Serving:
-    """One serving process: its memory, the follower that keeps it true, and its authenticator."""
+    """One serving process of the importer's server: its memory, the follower that keeps it true, and its authenticator.
+
+    An import is not told at the board: it comes with more than a stream.
+    """
 
     def __init__(self, world: World, conninfo: str, number: int) -> None:
-        self.verified = VerifiedKeys(capacity=100, fingerprint=RING.receipt, elapsed=elapsed)
+        seat = world.board.take_seat()
+        assert seat is not None
+        self.verified = VerifiedKeys(capacity=100, fingerprint=RING.receipt, elapsed=elapsed, board=seat)
         self.follower = LedgerFollower(
             conninfo,
             keys=self.verified,
@@ -172,6 +181,7 @@ class Serving:
             lease=Lease(1.0),
             process_id=RunId.from_entropy(entropy(number)),
             host=f"alpha:{number}",
+            seat=seat,
         )
         self.authenticator = Authenticator(
             keys=world.keys,
@@ -219,7 +229,7 @@ def test_an_imported_key_that_is_revoked_is_refused_once_that_is_over(world: Wor
         ApiKey, key_id, lambda key: key.revoke(reason=RevocationReason.OTHER, note=None, by=origin())
     )
     assert position is not None
-    PostgresFreshness(world.database).await_applied(position)
+    world.cache.await_applied(position)
     assert [each.verdict("later_secret") for each in serving] == [Verdict.REVOKED] * 2
 
 

@@ -7,6 +7,8 @@ from threading import Event as Flag
 from threading import Thread
 from time import monotonic
 
+import psutil
+import psycopg
 import pytest
 
 from tests.kit.http import Client
@@ -66,6 +68,37 @@ def test_no_use_is_accepted_after_the_answer(service: Service, full: bool, word:
     for client in (*owners.values(), *users.values(), *probes.values()):
         client.close()
     print(f"{word}: {rounds} rounds on {WORKERS} workers, {accepted} uses before, {refused} after")  # noqa: T201 - figures
+
+
+def test_a_stopped_worker_holds_up_no_revoke_and_refuses_when_it_goes_on(service: Service) -> None:
+    """The other is told, and counted; what it is asked while it stands still, after the answer, it refuses."""
+    owners, users = (service.client_of_each_worker(service.demo_key) for _ in range(2))
+    (owner, _), (run, user) = owners.values(), list(users.items())[1]
+    key = owner.done("POST", "/api/keys", {"name": "Beside a stopped worker", "environment": "live"})
+    assert user.get("/api/campaigns", key=key["key"]).status == 200
+    stopped = worker_with(run, service)
+    statuses: list[int] = []
+    use = Thread(target=lambda: statuses.append(user.get("/api/campaigns", key=key["key"]).status))
+    stopped.suspend()
+    try:
+        receipt = owner.done("POST", f"/api/keys/{key['id']}/revoke")["receipt"]
+        use.start()
+        assert stopped.status() == psutil.STATUS_STOPPED
+    finally:
+        stopped.resume()
+    use.join(DEADLINE_SECONDS)
+    assert receipt["processes"] == WORKERS
+    assert statuses == [401]
+    for client in (*owners.values(), *users.values()):
+        client.close()
+
+
+def worker_with(run: str, service: Service) -> psutil.Process:
+    """The process that names itself so."""
+    with psycopg.connect(service.conninfo) as connection:
+        row = connection.execute("SELECT host FROM serving.processes WHERE process_id = %s", [run]).fetchone()
+    assert row is not None
+    return psutil.Process(int(row[0].rpartition(":")[2]))
 
 
 @dataclass(frozen=True, slots=True)
