@@ -97,7 +97,7 @@ class VerifiedKeys:
         self.heard = 0
         self.is_lost = False
         """Some of what was told is gone: nothing may be believed until ``start_at``."""
-        self._told: dict[str, int] = {}  # the newest position told of a stream, while it is not applied
+        self._ahead: dict[str, int] = {}  # the newest position known of a stream, while it is not applied
         self._told_through = 0
         self._lock = Lock()
         self.hits = 0
@@ -151,7 +151,7 @@ class VerifiedKeys:
         with self._lock:
             if read_at < self._applied and self._has_changed(streams, read_at):
                 return False
-            if any(self._told.get(stream, 0) > read_at for stream in streams):
+            if any(self._ahead.get(stream, 0) > read_at for stream in streams):
                 return False
             self._forget(fingerprint)
             self._entries[fingerprint] = key
@@ -171,35 +171,37 @@ class VerifiedKeys:
                 if len(self._tombstones) > TOMBSTONES_MAX:
                     self._forgotten_through = self._tombstones.popleft().position
                 self._applied = change.position
-            self._drop_applied()
+            if self._ahead:
+                self._ahead = {stream: known for stream, known in self._ahead.items() if known > self._applied}
+
+    def apply_ahead(self, change: Change) -> None:
+        """Forgets what has changed, by somebody's word and out of order: ``applied`` does not move."""
+        with self._lock:
+            self._apply_ahead(change)
 
     def hear(self) -> None:
         """Forgets what others have changed and told; where some of that is gone, everything, and ends the lease."""
         with self._lock:
             mark = self.marks[0]  # before the reading: what is told meanwhile is heard next time
             told = self._board.read()
-            if told is None:
+            for change in told or ():
+                self._apply_ahead(change)
+                self._told_through = max(self._told_through, change.position)
+            # What was told as of a position that was applied otherwise is of another ledger than is followed.
+            if told is None or len(self._ahead) > TOMBSTONES_MAX or not all(map(self._is_known, told)):
                 self._forget_everything()
                 self.is_lost = True
-                self.fresh_until = float("-inf")
-            for change in told or ():
-                self._forget_stream(change.stream_id)
-                self._told_through = max(self._told_through, change.position)
-                if change.position > max(self._applied, self._told.get(change.stream_id, 0)):
-                    self._told[change.stream_id] = change.position
             self.heard = mark
 
     def start_at(self, position: int) -> None:
         """Begins to follow: everything up to this position counts as applied, and nothing is remembered.
 
-        The position is one that was read after ``is_lost`` was seen, if it was.
+        Until the next lease nothing is believed, so what was told and is gone here comes as a change before.
         """
         with self._lock:
             self._forget_everything()
             self._tombstones.clear()
             self._applied = self._forgotten_through = position
-            self._drop_applied()
-            self._told_through = max(self._told.values(), default=0)
             self.is_lost = False
 
     def extend(self, fresh_until: float) -> None:
@@ -222,14 +224,26 @@ class VerifiedKeys:
                 return True
         return False
 
-    def _drop_applied(self) -> None:
-        """What was told and has been applied since is no longer ahead."""
-        if self._told:
-            self._told = {stream: told for stream, told in self._told.items() if told > self._applied}
+    def _apply_ahead(self, change: Change) -> None:
+        self._forget_stream(change.stream_id)
+        if change.position > max(self._applied, self._ahead.get(change.stream_id, 0)):
+            self._ahead[change.stream_id] = change.position
+
+    def _is_known(self, change: Change) -> bool:
+        """Whether a change that was told is ahead, or one of those that were applied, as far as these are kept."""
+        if change.position > self._applied or change.position <= self._forgotten_through:
+            return True
+        for applied in reversed(self._tombstones):
+            if applied.position <= change.position:
+                return applied == change
+        return False
 
     def _forget_everything(self) -> None:
         self._entries.clear()
         self._of_stream.clear()
+        self._ahead.clear()
+        self._told_through = 0
+        self.fresh_until = float("-inf")
 
     def _forget_stream(self, stream_id: str) -> None:
         for fingerprint in tuple(self._of_stream.get(stream_id, ())):

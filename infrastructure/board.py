@@ -21,7 +21,10 @@ from collections import deque
 from collections.abc import Sequence
 from mmap import mmap
 from threading import Lock
+from time import monotonic
 from typing import ClassVar
+
+import structlog
 
 from application.verified_keys import Change
 from infrastructure.system import SystemEntropy
@@ -29,6 +32,8 @@ from infrastructure.system import SystemEntropy
 ORDERED = frozenset({"x86_64", "AMD64"})
 CHANGES = 1024
 """What a seat keeps: a process that has not looked for longer has lost some, and starts anew."""
+TOLD_SECONDS = 1.0
+"""How long a process counts on what it has told: positions may be given out anew, in a database that was restored."""
 STREAM_BYTES_MAX = 40
 SEATS_MAX = 256
 _CHANGE = struct.Struct(f"<IIQQ{STREAM_BYTES_MAX}s")  # checksum of the rest, length, number, position, stream
@@ -36,6 +41,9 @@ _LINE = _CHANGE.size  # 64, what processors share at a time
 _WORD = 8
 _SERVER = slice(_LINE, _LINE + 16)  # the id that sets it apart from all others
 _HEADER_LINES = 2
+
+
+log = structlog.get_logger()
 
 
 class Board:
@@ -56,8 +64,12 @@ class Board:
     @classmethod
     def share(cls, seats: int) -> None:
         """Makes the board of the processes that will be forked from this one, where the system can have one."""
-        if hasattr(os, "memfd_create") and platform.machine() in ORDERED:
+        if not hasattr(os, "memfd_create") or platform.machine() not in ORDERED:
+            return
+        try:
             cls.of_this_server = cls(seats)
+        except OSError as error:
+            log.warning("processes_share_no_board", reason=str(error))
 
     def take_seat(self) -> "Seat | None":
         """A place of this process's own, until it ends; None when all are taken."""
@@ -91,7 +103,7 @@ class Seat:
         ]
         self._heard = list(self._counts)
         self._count = self._counts[number]
-        self._told: deque[int] = deque(maxlen=CHANGES)
+        self._told: deque[tuple[int, float]] = deque(maxlen=CHANGES)  # positions, and when
         self._lock = Lock()
 
     @property
@@ -112,12 +124,13 @@ class Seat:
                 self._count += 1
             self._counts[self.number] = self._count
             self._mark[0] = self._count * SEATS_MAX + self.number
-            self._told.extend(change.position for change in changes)
+            self._told.extend((change.position, monotonic()) for change in changes)
 
     def has_told(self, position: int) -> bool:
-        """Whether this process has told of that change; False for one of long ago, too."""
+        """Whether this process has just told of that change."""
+        since = monotonic() - TOLD_SECONDS
         with self._lock:
-            return position in self._told
+            return any(told == position and at >= since for told, at in reversed(self._told))
 
     def read(self) -> Sequence[Change] | None:
         """As the port has it."""

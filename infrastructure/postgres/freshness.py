@@ -12,8 +12,7 @@ Why a change that has waited is refused everywhere (times of one clock rate; a l
 
 Between two leases positions are reported without waiting for the disk: they let waiters go, and prove nothing. One
 that a crash loses only makes a waiter wait longer. Notifications make it quick; nothing relies on them: where one names
-the next change, that is forgotten unread, and reported by a statement that looks whether the ledger has it so. If not,
-or if the answer is lost, what was applied is not known any more, and all is forgotten.
+the next change, that is forgotten unread, and counts as applied once a statement has found that the ledger has it so.
 
 The processes of the waiter's own server are not waited for when it has told them (`infrastructure/board.py`): each
 looks there before it believes its memory, and has its seat there before its row.
@@ -48,7 +47,6 @@ POLL_SECONDS = 0.004
 LOOKS_MAX = 20
 """So often the server looks, a millisecond apart, before the waiter looks itself: its connection is then others'."""
 CLOCK_ANSWER_SECONDS_MAX = 0.25
-UNKNOWN = b""
 POSITION = re.compile("[0-9]{1,19}")
 CLOCK_MARGIN = 1.01
 """Two machines' clocks may differ by one percent in rate."""
@@ -103,9 +101,13 @@ class LedgerFollower:
         ON CONFLICT (process_id) DO UPDATE SET beat = serving.processes.beat + 1
         RETURNING set_config('synchronous_commit', 'on', true)
     """
-    # Who had the seat before has ended, or it would be taken.
+    # Who had the seat before has ended, or it would be taken; a row that somebody is at is left to others.
     CLEAR_SEAT = """
-        DELETE FROM serving.processes WHERE server = %(server)s AND seat = %(seat)s AND process_id <> %(process)s
+        DELETE FROM serving.processes WHERE process_id IN (
+            SELECT process_id FROM serving.processes
+            WHERE server = %(server)s AND seat = %(seat)s AND process_id <> %(process)s
+            FOR UPDATE SKIP LOCKED
+        )
     """
     STANDING = """
         SELECT position, sha256(state) FROM ledger.events
@@ -120,7 +122,7 @@ class LedgerFollower:
     """
     PREFIXES = "SELECT DISTINCT lookup_prefix FROM credentials.imports"
     REPORT = "UPDATE serving.processes SET applied = %(applied)s WHERE process_id = %(process)s"
-    # Reports a change that was applied by its notification's word, if the word is true.
+    # Reports a change that was forgotten by its notification's word, if the word is true.
     REPORT_TOLD = """
         UPDATE serving.processes AS p SET applied = e.position
         FROM ledger.events AS e
@@ -157,7 +159,7 @@ class LedgerFollower:
             "server": self._server,
             "seat": None if seat is None else seat.number,
         }
-        self._mark: bytes | None = None  # of the last event applied; None before the first, UNKNOWN while only told of
+        self._mark: bytes | None = None  # of the last event applied; None before the first
         self._outage_told = False  # once for an outage, however often it is tried again
         self._stop = Flag()
         self._thread = Thread(target=self._run, name="ledger-follower", daemon=True)
@@ -196,7 +198,7 @@ class LedgerFollower:
                 if self._keys.is_lost:
                     self._mark = None
                     self._register(connection)
-                    told = []
+                    told, due = [], elapsed()
                 if told and elapsed() < due and self._apply_told(connection, told):
                     told = self._wait(connection, due)
                     continue
@@ -248,14 +250,13 @@ class LedgerFollower:
                 continue
             if change.position != self._keys.applied + 1 or not stream_id:
                 return False
-            before, self._mark = self._keys.applied, UNKNOWN
-            self._keys.apply([change])
+            self._keys.apply_ahead(change)  # before it is reported
             row = connection.execute(
                 self.REPORT_TOLD, self._process | {"position": change.position, "stream": stream_id}
             ).fetchone()
             if row is None:
-                self._keys.start_at(before)
                 return False
+            self._keys.apply([change])
             self._mark = row[0]
         return True
 
@@ -312,6 +313,8 @@ class PostgresFreshness:
         SELECT process_ids, applied, beats, lease_seconds, servers, waited_seconds
         FROM serving.await_applied(%(position)s, %(looks_max)s, %(told)s)
     """
+    # Who is not woken by what its own server tells reads the ledger for a notification that names no server.
+    WAKE = "SELECT pg_notify('ledger', %(position)s::text)"
     TAKE_OUT = "DELETE FROM serving.processes WHERE process_id = %(process)s AND beat = %(beat)s"
 
     def __init__(
@@ -339,6 +342,9 @@ class PostgresFreshness:
         seen = processes = _processes(first)
         seen_at = looked_at = elapsed()
         began = seen_at - first[-1]
+        if told is None and self._is_behind_here(processes, position):
+            with self._database.cursor() as cursor:
+                cursor.execute(self.WAKE, {"position": position})
         while True:
             behind = {
                 name: process
@@ -360,6 +366,11 @@ class PostgresFreshness:
             time.sleep(POLL_SECONDS)
             looked_at = elapsed()
             processes = _processes(self._look(position, looks_max=1))
+
+    def _is_behind_here(self, processes: dict[str, _Process], position: int) -> bool:
+        """Whether a process of this server is."""
+        own = self.told
+        return own is not None and any(each.server == own and each.applied < position for each in processes.values())
 
     def _look(self, position: int, *, looks_max: int) -> TupleRow:
         with self._database.cursor() as cursor:

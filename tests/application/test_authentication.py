@@ -123,8 +123,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.verified = VerifiedKeys(capacity=100, fingerprint=self.hashes.receipt, elapsed=lambda: 0.0)
-        self.verified.start_at(1)
-        self.verified.extend(1.0)
+        self.forget()
         self.authenticator = Authenticator(
             keys=self.keys,  # pyright: ignore[reportArgumentType] - only what it asks for
             verified=self.verified,
@@ -133,6 +132,11 @@ class World:
             clock=self.clock,
             environments=frozenset({Environment.LIVE, Environment.STAGING}),
         )
+
+    def forget(self) -> None:
+        """Begins to follow the ledger anew, with a lease."""
+        self.verified.start_at(1)
+        self.verified.extend(1.0)
 
     def mint(self, number: int = 1, environment: Environment = Environment.LIVE) -> bytes:
         """A well-formed key of ours, stored or not."""
@@ -272,7 +276,7 @@ def test_a_key_under_another_environment_s_word_is_refused(world: World) -> None
 def test_a_receipt_spares_the_slow_hash(world: World) -> None:
     """A key in use costs none, whatever is forgotten."""
     raw = world.store()
-    world.verified.start_at(1)
+    world.forget()
     assert world.verdict(raw) is Verdict.OK
     assert world.verifiers.calls == 0
 
@@ -281,7 +285,7 @@ def test_without_a_receipt_one_slow_hash_makes_one(world: World) -> None:
     """The next use has a receipt again."""
     raw = world.store(receipt=False)
     for _ in range(3):
-        world.verified.start_at(1)
+        world.forget()
         assert world.verdict(raw) is Verdict.OK
     assert world.verifiers.calls == 1
 

@@ -293,6 +293,41 @@ def test_a_memory_that_has_missed_something_is_not_believed_until_it_starts_anew
     assert memory.keys.is_fresh
 
 
+def test_a_false_word_does_not_hide_what_was_told() -> None:
+    """Whoever may connect may notify; a change counts as applied only as the ledger has it."""
+    memory = Memory()
+    memory.keys.start_at(5)
+    memory.notes.tell(Change(6, key_id(1)))
+    memory.keys.apply_ahead(Change(6, "other"))
+    assert (memory.keys.applied, memory.keys.known_through) == (5, 6)
+    assert not memory.keys.remember(fingerprint(1), a_verified_key(), read_at=5)
+
+
+def test_what_is_told_of_another_ledger_than_was_applied_ends_the_trust() -> None:
+    """A position that this memory knows as something else: the database was restored, and has gone on."""
+    memory = Memory()
+    memory.keys.start_at(5)
+    memory.keys.apply([Change(6, key_id(1)), Change(7, key_id(2))])
+    memory.keys.extend(2.0)
+    memory.notes.tell(Change(6, key_id(1)), Change(7, key_id(2)))
+    assert memory.keys.is_fresh
+    memory.notes.tell(Change(6, key_id(2)))
+    assert not memory.keys.is_fresh
+    assert memory.keys.is_lost
+
+
+def test_what_is_told_ahead_is_bounded() -> None:
+    """A memory that cannot follow the ledger meanwhile starts anew."""
+    memory = Memory()
+    memory.keys.start_at(5)
+    memory.keys.extend(2.0)
+    memory.notes.tell(*(Change(6 + number, f"stream_{number}") for number in range(TOMBSTONES_MAX)))
+    assert memory.keys.is_fresh
+    memory.notes.tell(Change(6 + TOMBSTONES_MAX, "one_more"))
+    assert not memory.keys.is_fresh
+    assert not memory.keys._ahead
+
+
 def test_three_renewals_of_a_lease_may_be_lost() -> None:
     """The fourth still comes in time."""
     lease = Lease(2.0)

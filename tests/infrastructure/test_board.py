@@ -11,7 +11,7 @@ from time import monotonic
 import pytest
 
 from application.verified_keys import Change, VerifiedKey, VerifiedKeys
-from infrastructure.board import CHANGES, STREAM_BYTES_MAX, Board, Seat
+from infrastructure.board import CHANGES, STREAM_BYTES_MAX, TOLD_SECONDS, Board, Seat
 from tests.kit.builders import key_id
 from tests.kit.service import eventually
 from tests.kit.verified import facts
@@ -97,13 +97,16 @@ def test_what_is_being_written_is_missed_and_said_so() -> None:
     assert other.read() is None
 
 
-def test_a_process_knows_what_it_has_told() -> None:
-    """Its own tellings alone."""
+def test_a_process_counts_on_what_it_has_just_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own tellings alone; in a database that was restored a position may come again."""
     one, other = seats(Board(2), 2)
     one.tell([CHANGE])
     assert one.has_told(7)
     assert not one.has_told(8)
     assert not other.has_told(7)
+    later = monotonic() + TOLD_SECONDS
+    monkeypatch.setattr("infrastructure.board.monotonic", lambda: later)
+    assert not one.has_told(7)
 
 
 def test_a_name_that_does_not_fit_is_not_told() -> None:
@@ -233,3 +236,15 @@ def test_where_stores_may_be_seen_out_of_order_there_is_no_board(monkeypatch: py
     monkeypatch.setattr("infrastructure.board.platform.machine", lambda: "x86_64")
     Board.share(2)
     assert Board.of_this_server is not None
+
+
+def test_a_system_that_has_no_memory_to_share_serves_without_a_board(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slower, and as true."""
+
+    def refuse(_: str) -> int:
+        raise OSError("none left")
+
+    monkeypatch.setattr(Board, "of_this_server", None)
+    monkeypatch.setattr("infrastructure.board.os.memfd_create", refuse)
+    Board.share(2)
+    assert Board.of_this_server is None

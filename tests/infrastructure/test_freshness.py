@@ -374,6 +374,18 @@ def test_what_was_not_told_is_waited_for_in_the_same_server(
         processes.close()
 
 
+def test_who_is_waited_for_is_woken(processes: Processes, database: Database, seats: tuple[Seat, Seat]) -> None:
+    """A change whose notification was for others: it was to be told, and its author died before."""
+    mine, other = seats
+    lease = Lease(40.0)
+    processes.start(lease=lease, seat=other)
+    appended = ([key_id(1)], [next(_numbers)], ["t"], [b"changed"], mine.server)
+    position = processes.ask("SELECT ledger.append(%s, %s, %s, %s, %s)", *appended) + 1
+    receipt = PostgresFreshness(database, seat=mine).await_applied(position)
+    assert receipt.processes == 1
+    assert receipt.waited_ms < lease.renewal_seconds * 1000
+
+
 def test_what_its_server_tells_is_in_the_ledger_for_it_later(processes: Processes, seats: tuple[Seat, Seat]) -> None:
     """It is not woken for it; what others append makes it read both."""
     mine, other = seats

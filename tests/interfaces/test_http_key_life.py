@@ -99,6 +99,17 @@ def test_a_successor_that_got_lost_is_replaced(owner: Owner, key: Key) -> None:
     assert [use(owner, secret) for secret in (key.secret, first["key"], second["key"])] == [200, 401, 200]
 
 
+def test_a_successor_that_was_revoked_is_replaced(owner: Owner, key: Key) -> None:
+    """It stays as it was, and another takes its place."""
+    first = owner.client.post(f"{key.path}/rotate", {"grace_seconds": 3600}).json
+    assert owner.client.post(f"/api/keys/{first['id']}/revoke", {"reason": "compromised"}).status == 200
+    before = owner.client.get(f"/api/keys/{first['id']}").json
+    second = owner.client.post(f"{key.path}/rotate", {"grace_seconds": 3600}).json
+    assert owner.client.get(f"/api/keys/{first['id']}").json == before
+    assert owner.client.get(key.path).json["replaced_by"] == second["id"]
+    assert [use(owner, secret) for secret in (key.secret, first["key"], second["key"])] == [200, 401, 200]
+
+
 def test_a_successor_in_use_is_not_replaced(server: HttpServer, owner: Owner, key: Key) -> None:
     """Once the successor was used, rotating its predecessor again is a 409 that changes nothing."""
     successor = owner.client.post(f"{key.path}/rotate").json

@@ -31,10 +31,7 @@ $$;
 
 -- As before, but that the notification ends with the server that will be told, if one is: "position stream server", the stream
 -- empty where it is not a lone event's. What the previous release makes of it is read from the ledger.
-DROP FUNCTION ledger.append(text[], bigint[], text[], bytea[]);
-CREATE FUNCTION ledger.append(
-    stream_ids text[], versions bigint[], topics text[], states bytea[], told text DEFAULT NULL
-) RETURNS bigint
+CREATE FUNCTION ledger.append(stream_ids text[], versions bigint[], topics text[], states bytea[], told text) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
     head bigint;
@@ -54,3 +51,8 @@ BEGIN
     RETURN head;
 END
 $$;
+
+-- For the previous release.
+CREATE OR REPLACE FUNCTION ledger.append(stream_ids text[], versions bigint[], topics text[], states bytea[]) RETURNS bigint
+LANGUAGE sql
+RETURN ledger.append(stream_ids, versions, topics, states, NULL);
