@@ -115,6 +115,7 @@ class Crowd:
     async def at_work(self, users: Sequence[Wire], owners: int) -> AsyncIterator[None]:
         """All are at work within; each ends what it is at before the end, or is cut off."""
         self.posts.clear()
+        self.going = asyncio.Event()  # of this loop: one that was waited for in another ends whoever waits
         self.going.set()
         if OWNER not in self.in_force:
             self.history.ask("create", OWNER, "").answer(201, monotonic_ns())
@@ -134,7 +135,9 @@ class Crowd:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            if failures := [end for end in ends if isinstance(end, Exception)]:
+                raise ExceptionGroup("some of the crowd did not get to the end", failures)
 
     def _post(self) -> "asyncio.Queue[Used]":
         post: asyncio.Queue[Used] = asyncio.Queue()
