@@ -110,7 +110,7 @@ class Authenticator:
         may be answered. None in every other case, whatever the reason: ``recall`` tells.
         """
         verified = self._verified
-        if verified.marks[0] != verified.heard:
+        if verified.marks[0] != verified.heard:  # as `is_fresh` does, without its call and its clock
             verified.hear()
         if elapsed >= verified.fresh_until:
             return None

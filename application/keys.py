@@ -345,8 +345,7 @@ class KeyManagement:
         if successor.replaced_by is not None:
             # Another one here would leave the lineage with two heads.
             raise ConflictError("The key's successor was rotated itself; rotate the newest key instead")
-        ended = self._keys.find(successor_id)
-        if ended is not None and ended.revoked_at is not None:
+        if successor.revoked_at is not None and (ended := self._keys.find(successor_id)) is not None:
             # By somebody who may not have lived to wait for it.
             self._cache.await_applied(ended.position)
         successor.revoke(reason=RevocationReason.UNUSED, note=note, by=by)

@@ -109,8 +109,7 @@ class VerifiedKeys:
     @property
     def is_fresh(self) -> bool:
         """Whether what is remembered may be believed now; what was told is known then."""
-        if self.marks[0] != self.heard:
-            self.hear()
+        self._listen()
         return self._elapsed() < self.fresh_until
 
     @property
@@ -121,8 +120,7 @@ class VerifiedKeys:
     @property
     def known_through(self) -> int:
         """The newest position whose change is in here, applied or told; earlier ones may not be."""
-        if self.marks[0] != self.heard:
-            self.hear()
+        self._listen()
         return max(self._applied, self._told_through)
 
     @property
@@ -223,6 +221,10 @@ class VerifiedKeys:
             if change.stream_id in streams:
                 return True
         return False
+
+    def _listen(self) -> None:
+        if self.marks[0] != self.heard:
+            self.hear()
 
     def _apply_ahead(self, change: Change) -> None:
         self._forget_stream(change.stream_id)

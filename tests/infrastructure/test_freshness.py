@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -327,20 +327,27 @@ def test_the_server_looks_anew_each_time(processes: Processes) -> None:
     assert seen == [([5],)]
 
 
+@contextmanager
+def cut_off(processes: Processes, seat: Seat | None, lease: Lease = LEASE) -> Iterator[Serving]:
+    """A process that was fresh, and whose connections are open and silent; all have ended afterwards."""
+    with Line(processes.conninfo) as line:
+        process = processes.start(conninfo=line.conninfo, lease=lease, seat=seat)
+        line.fall_silent()
+        yield process
+        line.speak_again()
+        processes.close()
+
+
 def test_who_was_told_is_not_waited_for(processes: Processes, database: Database, seats: tuple[Seat, Seat]) -> None:
     """A process of the same server that is cut off counts: it refuses what was told, from its next look on."""
     mine, other = seats
-    with Line(processes.conninfo) as line:
-        silent = processes.start(conninfo=line.conninfo, lease=Lease(30.0), seat=other)
+    with cut_off(processes, other, Lease(30.0)) as silent:
         silent.remember(1)
-        line.fall_silent()
         receipt = PostgresFreshness(database, seat=mine).await_applied(processes.append_and_tell(mine, key_id(1)))
         assert receipt.processes == 1
         assert receipt.waited_ms < 30_000
         assert silent.keys.is_fresh
         assert not silent.knows(1)
-        line.speak_again()
-        processes.close()
 
 
 def test_another_server_is_waited_for_beside_one_that_was_told(
@@ -348,15 +355,10 @@ def test_another_server_is_waited_for_beside_one_that_was_told(
 ) -> None:
     """It cannot have heard."""
     mine, _ = seats
-    elsewhere = Board(1).take_seat()
-    with Line(processes.conninfo) as line:
-        silent = processes.start(conninfo=line.conninfo, seat=elsewhere)
-        line.fall_silent()
+    with cut_off(processes, Board(1).take_seat()) as silent:
         receipt = PostgresFreshness(database, seat=mine).await_applied(processes.append_and_tell(mine, key_id(1)))
         assert receipt.processes == 0
         assert not silent.keys.is_fresh
-        line.speak_again()
-        processes.close()
 
 
 def test_what_was_not_told_is_waited_for_in_the_same_server(
@@ -364,14 +366,10 @@ def test_what_was_not_told_is_waited_for_in_the_same_server(
 ) -> None:
     """A second revoke of a key that somebody else has revoked answers when that is true here, too."""
     mine, other = seats
-    with Line(processes.conninfo) as line:
-        silent = processes.start(conninfo=line.conninfo, seat=other)
-        line.fall_silent()
+    with cut_off(processes, other) as silent:
         position = processes.append(key_id(1))
         assert PostgresFreshness(database, seat=mine).await_applied(position).processes == 0
         assert not silent.keys.is_fresh
-        line.speak_again()
-        processes.close()
 
 
 def test_who_is_waited_for_is_woken(processes: Processes, database: Database, seats: tuple[Seat, Seat]) -> None:
