@@ -7,9 +7,11 @@ from datetime import datetime, timedelta
 import pytest
 from eventsourcing.popo import POPOFactory
 from eventsourcing.utils import Environment
+from hypothesis import given
+from hypothesis import strategies as st
 
 from application.ledger import Ledger
-from application.usage import ACTOR, EndedRun, LoggedRow, OpenRun, Settlement, row_bytes
+from application.usage import ACTOR, EndedRun, LoggedRow, OpenRun, Settlement, row_leaves
 from application.usage_ports import AccessRow
 from domain.ids import KeyId, RunId
 from domain.merkle import MerkleTree, inclusion_is_proven, leaf_hash
@@ -117,20 +119,30 @@ def test_every_row_is_provable_in_the_root_of_its_event(ledger: Ledger) -> None:
     used = events(ledger)[-1]
     assert isinstance(used, KeysUsed)
     tree = MerkleTree()
-    for each in logged:
-        tree.append(leaf_hash(row_bytes(RUN, each)))
+    for leaf in row_leaves(RUN, logged):
+        tree.append(leaf)
     root = bytes.fromhex(used.details_root)
     for index, each in enumerate(logged):
-        proof = tree.inclusion_proof(index)
-        assert inclusion_is_proven(leaf_hash(row_bytes(RUN, each)), index, len(logged), proof, root)
+        (leaf,) = row_leaves(RUN, [each])
+        assert inclusion_is_proven(leaf, index, len(logged), tree.inclusion_proof(index), root)
 
 
 def test_a_row_is_encoded_as_documented() -> None:
     """Salt, then one JSON array: proofs that were handed out must hold for ever."""
-    assert row_bytes(RUN, a_row(3, key=key_id(1))) == b"\x03" * 16 + (
+    documented = b"\x03" * 16 + (
         b'["run_0000000000000001",3,"2026-03-01T12:00:03Z","GET","/api/campaigns",200,"ok",true,"key_000000001",null,'
         b'null,"203.0.113.7","req_0000000000000000000003"]'
     )
+    assert row_leaves(RUN, [a_row(3, key=key_id(1))]) == [leaf_hash(documented)]
+
+
+@given(st.lists(st.text(), min_size=1, max_size=5))
+def test_a_row_has_the_same_leaf_whatever_stands_beside_it(endpoints: list[str]) -> None:
+    """Rows are encoded together, and none of their text ends one."""
+    logged = [a_row(seq) for seq in range(len(endpoints))]
+    logged = [each._replace(row=each.row._replace(endpoint=text)) for each, text in zip(logged, endpoints, strict=True)]
+    assert row_leaves(RUN, logged) == [leaf for each in logged for leaf in row_leaves(RUN, [each])]
+    assert len(set(row_leaves(RUN, logged))) == len(logged)
 
 
 def test_more_than_a_thousand_keys_take_several_events_of_one_append(ledger: Ledger) -> None:

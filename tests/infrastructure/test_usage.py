@@ -13,11 +13,11 @@ import pytest
 
 from application.event_json import EventJson
 from application.ledger import Ledger
-from application.usage import Settlement, row_bytes
+from application.usage import Settlement, row_leaves
 from application.usage_ports import AccessRow, KeyUsage
 from domain.api_key import ApiKey
 from domain.ids import KeyId, RunId
-from domain.merkle import MerkleTree, leaf_hash
+from domain.merkle import MerkleTree
 from domain.usage import Closed, KeysUsed, Started, UsageRun
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
 from infrastructure.postgres.access_log import PostgresAccessLog
@@ -226,8 +226,8 @@ def test_events_cover_each_row_once_and_their_roots_verify(service: Service) -> 
     rows = PostgresSettlementRows(service.database)
     for event in used:
         tree = MerkleTree()
-        for logged in rows.rows(log.run_id, event.first_row - 1, event.last_row):
-            tree.append(leaf_hash(row_bytes(log.run_id, logged)))
+        for leaf in row_leaves(log.run_id, rows.rows(log.run_id, event.first_row - 1, event.last_row)):
+            tree.append(leaf)
         assert tree.root().hex() == event.details_root
 
 
