@@ -35,6 +35,18 @@ class PatientConnection(Connection[TupleRow]):
             raise psycopg.OperationalError("the server has fallen silent") from error
 
 
+class _WarmFirst(ConnectionPool[Connection[TupleRow]]):
+    """Gives the connection that came back last, which has its statements prepared and its server's caches warm.
+
+    The library gives the one that has rested the longest: after a burst that opened all of them, each next command
+    would meet one that has not seen its like, and plan it anew.
+    """
+
+    def _get_ready_connection(self, timeout: float | None) -> Connection[TupleRow] | None:
+        self._pool.rotate(1)  # under the pool's lock; what rests stays in its order, and the longest is closed first
+        return super()._get_ready_connection(timeout)
+
+
 class Database:
     """A pool of autocommit connections to one PostgreSQL.
 
@@ -58,7 +70,7 @@ class Database:
     ) -> None:
         self.conninfo = conninfo
         self._statement_ms = str(int(statement.total_seconds() * 1000))
-        self._pool: ConnectionPool[Connection[TupleRow]] = ConnectionPool(
+        self._pool = _WarmFirst(
             conninfo,
             connection_class=PatientConnection,
             kwargs={"autocommit": True, "connect_timeout": 5, "application_name": "keyledger"},

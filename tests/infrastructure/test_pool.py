@@ -1,0 +1,30 @@
+"""The pool of connections: who comes alone meets a warm one."""
+
+from infrastructure.postgres.pool import Database
+
+BACKEND = "SELECT pg_backend_pid()"
+
+
+def backend(database: Database) -> int:
+    """The server's process that answers now."""
+    with database.cursor() as cursor:
+        row = cursor.execute(BACKEND).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def test_who_comes_alone_gets_the_connection_that_was_used_last(database: Database) -> None:
+    """However many a burst has opened: that one has its statements prepared."""
+    with database.connection() as first, database.connection() as second, database.connection() as third:
+        opened = [connection.info.backend_pid for connection in (first, second, third)]
+    assert len(set(opened)) == 3
+    assert {backend(database) for _ in range(9)} == {opened[0]}  # the last to come back
+
+
+def test_the_connections_of_a_burst_are_there_for_the_next(database: Database) -> None:
+    """None is lost to the order."""
+    with database.connection() as first, database.connection() as second, database.connection() as third:
+        opened = {connection.info.backend_pid for connection in (first, second, third)}
+    backend(database)
+    with database.connection() as first, database.connection() as second, database.connection() as third:
+        assert {connection.info.backend_pid for connection in (first, second, third)} == opened
