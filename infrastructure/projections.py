@@ -52,7 +52,12 @@ class Tailer:
     """Keeps the following views up to date with the ledger."""
 
     POSITION = "SELECT position, error FROM views.progress WHERE view = %(view)s"
-    LOCK_POSITION = "SELECT position FROM views.progress WHERE view = %(view)s FOR UPDATE"
+    # The row lock makes two tailers take turns: a batch is applied once, whoever leads. No batch waits for the disk: a
+    # crash of PostgreSQL loses the newest whole, with their position, and they are applied again.
+    LOCK_POSITION = """
+        SELECT position, set_config('synchronous_commit', 'off', true) FROM views.progress
+        WHERE view = %(view)s FOR UPDATE
+    """
     START = "INSERT INTO views.progress (view, position) VALUES (%(view)s, 0) ON CONFLICT DO NOTHING"
     MOVE = "UPDATE views.progress SET position = %(position)s, error = NULL WHERE view = %(view)s"
     STOP = "UPDATE views.progress SET error = %(error)s WHERE view = %(view)s"
@@ -80,7 +85,6 @@ class Tailer:
         position: int | None = None
         try:
             with self._database.transaction() as cursor:
-                # The row lock makes two tailers take turns: a batch is applied once, whoever leads.
                 row = cursor.execute(self.LOCK_POSITION, {"view": view.name}).fetchone()
                 if row is None:
                     cursor.execute(self.START, {"view": view.name})

@@ -37,7 +37,8 @@ class PostgresOutbox:
         ) ON CONFLICT DO NOTHING
     """
     # The oldest first, of receivers and accounts that have room. Rows that another process takes at the same time are
-    # passed over; one that it took and did not end is due again when its lease is over.
+    # passed over; one that it took and did not end is due again when its lease is over. No taking waits for the disk: a
+    # crash of PostgreSQL that loses it ends its lease.
     TAKE = """
         WITH due AS (
             SELECT id FROM outbox.messages
@@ -48,7 +49,8 @@ class PostgresOutbox:
         )
         UPDATE outbox.messages AS m SET attempts = m.attempts + 1, taken_until = %(taken_until)s
         FROM due WHERE m.id = due.id
-        RETURNING m.id, m.account_id, m.target, m.cause_position, m.kind, m.payload, m.created_at, m.attempts
+        RETURNING m.id, m.account_id, m.target, m.cause_position, m.kind, m.payload, m.created_at, m.attempts,
+                  set_config('synchronous_commit', 'off', true)
     """
     # An attempt whose lease ran out and that was then made by another counts by its success alone.
     ADD_ATTEMPT = """
@@ -166,5 +168,5 @@ class PostgresOutbox:
 
 
 def _message(row: TupleRow) -> Message:
-    message_id, account_id, target, position, kind, payload, created_at, attempt = row
+    message_id, account_id, target, position, kind, payload, created_at, attempt, _ = row
     return Message(MessageId(message_id), AccountId(account_id), target, position, kind, payload, created_at, attempt)

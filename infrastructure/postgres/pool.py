@@ -54,10 +54,11 @@ class Database:
     breaks a connection is UnavailableError to the caller.
     """
 
+    # One processor for a statement: settling a window had two more processes started, which requests waited behind.
     CONFIGURE = """
         SELECT set_config('statement_timeout', %(statement)s, false), set_config('lock_timeout', %(statement)s, false),
                set_config('idle_in_transaction_session_timeout', %(statement)s, false),
-               set_config('timezone', 'UTC', false)
+               set_config('max_parallel_workers_per_gather', '0', false), set_config('timezone', 'UTC', false)
     """
 
     def __init__(

@@ -140,12 +140,13 @@ class PostgresTimers:
 
 
 class PostgresProgress:
-    """The port `Progress`."""
+    """The port `Progress`. What a crash of PostgreSQL loses of it is gone through again; no reaction happens twice."""
 
     POSITION = "SELECT position FROM workflow.progress WHERE workflow = %(workflow)s"
     MOVE = """
         INSERT INTO workflow.progress AS p (workflow, position) VALUES (%(workflow)s, %(position)s)
         ON CONFLICT (workflow) DO UPDATE SET position = greatest(p.position, excluded.position), error = NULL
+        RETURNING set_config('synchronous_commit', 'off', true)
     """
     STOP = """
         INSERT INTO workflow.progress (workflow, position, error) VALUES (%(workflow)s, 0, %(error)s)

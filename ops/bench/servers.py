@@ -97,8 +97,8 @@ def serving(
 ) -> Generator[Server]:
     """A server of ``application`` with the service's settings, by their fields' names, until the block ends.
 
-    ``jobs``: with the background process, which settles what is used, on the load's core. RuntimeError when it does
-    not come up.
+    ``jobs``: with the background process, which settles what is used, on the load's core; where the server has both
+    cores, on both. RuntimeError when it does not come up.
     """
     port = free_port()
     name = f"{application}.{port}"
@@ -114,7 +114,8 @@ def serving(
         ready = time.monotonic() - began
         if jobs and application in OURS:
             work = [sys.executable, "-m", "interfaces.cli.main", "work"]
-            _started(stack, work, logs / f"{name}.work.log", environment, machine.LOAD_CORES)
+            beside = cores if cores == machine.BOTH_CORES else machine.LOAD_CORES
+            _started(stack, work, logs / f"{name}.work.log", environment, beside)
         yield Server(name, port, server.pid, logs / f"{name}.log", place, ready)
 
 
