@@ -5,10 +5,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime
 from itertools import pairwise
 from typing import Any
@@ -27,8 +27,10 @@ from interfaces.settings import Settings
 KEYS = 1_002  # a database of its own, as in (shape)
 DOORS = {"forward": "/auth/forward", "route": "/"}
 LOGS = ("none", "buffered", "commit")
-# On each side. A commit is shared by whoever waits for it: the more there are, the less of it each row bears.
-CONNECTIONS = 256
+# Of each door, on each side: so many that it works at its full rate with each log. A commit is shared by whoever waits
+# for it, and a quick door needs more that wait; more than that only wait longer, on every side.
+CONNECTIONS = {"forward": 192, "route": 64}
+FEWER_AND_MORE = (32, 64, 128, 256)
 QUEUE = "keyledger_access_log_queue_rows "
 WRITTEN = "SELECT run_id, written_through FROM usage.writers"
 # Older than any row may get, and younger.
@@ -43,29 +45,57 @@ PARTS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'usa
 def usage(bench: Bench) -> dict[str, Any]:
     """(usage)."""
     place = bench.place(KEYS)
-    return _rates(bench, place) | {"sustained": _sustained(bench, place), "purge": _purge(bench, place)}
+    rates = _rates(bench, place)
+    _settle(place)
+    return rates | {"sustained": _sustained(bench, place), "purge": _purge(bench, place)}
 
 
 def _rates(bench: Bench, place: Place) -> dict[str, Any]:
-    """Both doors with each log, in turn."""
+    """Both doors with each log, in turn.
+
+    Nothing is settled meanwhile: what one side has written was settled in the rounds of the next.
+    """
     say("(usage) rates")
     keys = same_keys(place)
     with ExitStack() as stack:
         servers = {
             "none": serving("unlogged", place, data=bench.data, jobs=False),
-            "buffered": serving("keyledger", place, data=bench.data),
+            "buffered": serving("keyledger", place, data=bench.data, jobs=False),
             "commit": serving("keyledger", place, data=bench.data, jobs=False, access_log_durability="commit"),
         }
         opened = {name: stack.enter_context(server) for name, server in servers.items()}
-        sides = [
-            Side(f"{door}, {log}", opened[log], path, keys, rows=log != "none", connections=CONNECTIONS)
-            for door, path in DOORS.items()
-            for log in LOGS
-        ]
-        figures = alternate(sides, bench.plan, bench.problems)
+        figures = alternate(
+            [side for door, count in CONNECTIONS.items() for side in _sides(opened, door, count, keys)],
+            bench.plan,
+            bench.problems,
+        )
+        by_connections = {str(count): _at(bench, opened, count, keys) for count in FEWER_AND_MORE}
     return {
         "connections": CONNECTIONS,
         "sides": table_of(figures),
+        "by_connections": by_connections,
+    } | _compared(figures)
+
+
+def _sides(servers: Mapping[str, Server], door: str, connections: int, keys: Any) -> list[Side]:
+    """A door with each log."""
+    return [
+        Side(f"{door}, {log}", servers[log], DOORS[door], keys, rows=log != "none", connections=connections)
+        for log in LOGS
+    ]
+
+
+def _at(bench: Bench, servers: Mapping[str, Server], connections: int, keys: Any) -> dict[str, Any]:
+    """Both doors with each log over so many connections, in short rounds."""
+    say(f"(usage) over {connections} connections")
+    plan = replace(bench.plan, rounds=1 if bench.quick else 3, seconds=1 if bench.quick else 3)
+    sides = [side for door in DOORS for side in _sides(servers, door, connections, keys)]
+    return _compared(alternate(sides, plan, bench.problems))
+
+
+def _compared(figures: Mapping[str, Figures]) -> dict[str, Any]:
+    """Each door's rate with a log over that without, and how much longer half of its answers take with `commit`."""
+    return {
         "ratios": {
             f"{door}, {log}": asdict(Ratio.of(figures[f"{door}, {log}"], figures[f"{door}, none"]))
             for door in DOORS
@@ -73,6 +103,14 @@ def _rates(bench: Bench, place: Place) -> dict[str, Any]:
         },
         "p50_more_ms": {door: _more_ms(figures[f"{door}, commit"], figures[f"{door}, none"]) for door in DOORS},
     }
+
+
+def _settle(place: Place) -> None:
+    """What the rounds have left, so that the next begin without it."""
+    with ExitStack() as stack:
+        settle = jobs(open_core(Settings.read(_settings(place)), place.conninfo, stack))["settlement"]
+        while settle.run():
+            pass
 
 
 def _more_ms(over: Figures, under: Figures) -> float:

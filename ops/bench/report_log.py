@@ -21,6 +21,16 @@ def usage(case: Any) -> str:
         for name, seen in case["sustained"].items()
     ]  # fmt: skip
     head = ("", "rows/s", "its first third", "its last", "rows waiting, first third", "last third", "at most")
+    connections = case["connections"]
+    others_head = (
+        "connections",
+        *(f"{names[name]} ÷ none" for name in case["ratios"]),
+        *(f"{door}, p50 of `commit` more" for door in case["p50_more_ms"]),
+    )
+    others = [
+        (count, *map(ratio, seen["ratios"].values()), *(f"{more:+.1f} ms" for more in seen["p50_more_ms"].values()))
+        for count, seen in case["by_connections"].items()
+    ]
     purge, hand = case["purge"], case["purge"]["by_hand"]
     rounds = ", ".join(
         f"{calm:.1f} and {gone:.1f}" for calm, gone in zip(purge["calm_ms"], purge["purged_ms"], strict=True)
@@ -28,12 +38,18 @@ def usage(case: Any) -> str:
     return f"""\
 ## Usage: what the access log costs
 
-The same server, of the same parts, with a log that drops its rows, and with each durability, over
-{case["connections"]} connections.
+The same server, of the same parts, with a log that drops its rows, and with each durability. Each door is asked over so
+many connections that it works at its full rate with each log: `/auth/forward` over {connections["forward"]}, the
+route over {connections["route"]}. Nothing is settled in these rounds, as one side's rows would be in those of the next.
 
 {sides_table(case["sides"], names)}
 
 {ratios}. `commit` answers half of its requests within so much more than no log does: {more}.
+
+Over fewer and over more connections, in short rounds. A commit is shared by whoever waits for it: few leave the server
+idle meanwhile, and many wait in its queue, with and without a log.
+
+{table(others_head, others)}
 
 **Sustained**, `/auth/forward` over 32 connections as fast as it goes, for
 {case["sustained"]["buffered"]["seconds"]} s, the settlement running:
