@@ -120,8 +120,13 @@ def create_app(services: HttpServices) -> ASGIApp:
 
     async def inner(scope: Scope, receive: Receive, send: Send) -> None:
         """Proxies' questions go past the framework: they are most of the traffic, and need none of it."""
-        is_forward = scope["type"] == "http" and is_below(scope["path"])
-        await (forward if is_forward else app)(scope, receive, send)
+        if scope["type"] == "http":
+            if is_below(scope["path"]):
+                await forward(scope, receive, send)
+                return
+            if scope["method"] == "HEAD":
+                scope["method"] = "GET"  # the same answer (RFC 9110 section 9.3.2), whose content the server leaves out
+        await app(scope, receive, send)
 
     edge = Edge(
         inner,

@@ -44,7 +44,7 @@ class Edge:
             return
         started = perf_counter()
         client = client_of(scope, self._trusted_proxies)
-        record = RequestRecord(self._new_request_id(), client, self._address_text(client))
+        record = RequestRecord(self._new_request_id(), scope["method"], client, self._address_text(client))
         keep_record(scope, record)
         status = 0
 
@@ -77,7 +77,7 @@ class Edge:
         if route is None and outcome is not None:
             route = FORWARD_PATH  # the one door that asks for a key outside the framework
         kind = (
-            scope["method"],
+            record.method,
             scope["path"],
             route,
             status,

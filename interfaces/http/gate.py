@@ -243,7 +243,7 @@ class Gate:
             _tell_of_grace(held, authentication)
             committed = keeper.log(
                 authentication,
-                method=asked["method"],
+                method=record.method,
                 endpoint=asked["path"],
                 status=status,
                 client_ip=record.client_ip,

@@ -32,6 +32,8 @@ class RequestRecord:
     """
 
     request_id: str
+    method: str
+    """As it was asked: HEAD, too, which the framework is told is a GET."""
     client: Address | None
     client_ip: str | None
     """``client`` as it is logged."""

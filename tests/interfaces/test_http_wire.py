@@ -122,14 +122,38 @@ def test_headers_have_a_limit(server: HttpServer, owner: Owner) -> None:
     assert heard.status in {414, 431}
 
 
-def test_head_gets_no_body(server: HttpServer, owner: Owner) -> None:
-    """HEAD is answered without content, so that the next answer on the connection is not mistaken for it."""
-    for line in ("HEAD /api/campaigns", "HEAD /nowhere", "HEAD /health/live"):
-        raw = server.speak(head(line, owner) + LAST)
-        first, _, rest = raw.partition(b"\r\n\r\n")
-        assert first.split(b"\r\n")[0] in {b"HTTP/1.1 405 Method Not Allowed", b"HTTP/1.1 404 Not Found"}
-        assert b"x-request-id: req_" in first
-        assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
+HEADS = [
+    ("/api/campaigns", b"200 OK"),
+    ("/api/keys/key_000000000", b"404 Not Found"),
+    ("/api/verify", b"405 Method Not Allowed"),
+    ("/nowhere", b"404 Not Found"),
+    ("/health/live", b"200 OK"),
+    ("/schema", b"200 OK"),
+]
+
+
+@pytest.mark.parametrize(("path", "status"), HEADS, ids=[path for path, _ in HEADS])
+def test_head_is_answered_as_get_without_the_body(server: HttpServer, owner: Owner, path: str, status: bytes) -> None:
+    """RFC 9110 section 9.3.2; without content, so that the next answer on the connection is not mistaken for it."""
+    raw = server.speak(head(f"HEAD {path}", owner) + LAST)
+    first, _, rest = raw.partition(b"\r\n\r\n")
+    assert first.split(b"\r\n")[0] == b"HTTP/1.1 " + status
+    assert b"x-request-id: req_" in first
+    assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
+    asked = server.speak(head(f"GET {path}", owner, "Connection: close")).partition(b"\r\n\r\n")[0]
+    assert field(first, b"content-type") == field(asked, b"content-type")
+
+
+def test_a_head_leaves_a_row_that_says_so(server: HttpServer, owner: Owner) -> None:
+    """A use of the key like any other."""
+    server.speak(head("HEAD /api/campaigns", owner, "Connection: close"))
+    newest = owner.client.get("/api/access-logs?path=/api/campaigns&limit=1").json["data"][0]
+    assert (newest["method"], newest["status"]) == ("HEAD", 200)
+
+
+def field(heads: bytes, name: bytes) -> list[bytes]:
+    """The lines of that name in a head."""
+    return [line for line in heads.lower().split(b"\r\n") if line.startswith(name + b":")]
 
 
 LINES = [
