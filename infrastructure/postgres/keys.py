@@ -224,12 +224,17 @@ class PostgresKeys:
           AND NOT disabled AND (expires_at IS NULL OR expires_at > %(now)s)
         ORDER BY rotation_due_at LIMIT %(limit)s
     """
+    # By the counts that are exact at once: a settlement may be a window away.
     TO_BEGIN_GRACE = """
-        SELECT k.key_id, t.first_used_at
-        FROM views.keys AS k JOIN usage.totals AS t ON t.key_id = k.replaced_by
-        WHERE k.revoked_at IS NULL AND k.replaced_by IS NOT NULL AND k.retires_at IS NULL
-          AND t.first_used_at IS NOT NULL
-        ORDER BY t.first_used_at LIMIT %(limit)s
+        WITH waiting AS MATERIALIZED (
+            SELECT key_id, replaced_by FROM views.keys
+            WHERE revoked_at IS NULL AND replaced_by IS NOT NULL AND retires_at IS NULL
+        )
+        SELECT w.key_id, c.first_used_at
+        FROM usage.counts_of((SELECT coalesce(array_agg(replaced_by), '{}') FROM waiting)) AS c
+        JOIN waiting AS w ON w.replaced_by = c.key_id
+        WHERE c.first_used_at IS NOT NULL
+        ORDER BY c.first_used_at LIMIT %(limit)s
     """
 
     def __init__(self, database: Database) -> None:

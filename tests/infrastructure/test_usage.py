@@ -15,19 +15,19 @@ from application.event_json import EventJson
 from application.ledger import Ledger
 from application.usage import Settlement, row_leaves
 from application.usage_ports import AccessRow, KeyUsage
-from domain.api_key import ApiKey
+from domain.api_key import ApiKey, GraceStart
 from domain.ids import KeyId, RunId
 from domain.merkle import MerkleTree
 from domain.usage import Closed, KeysUsed, Started, UsageRun
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
 from infrastructure.postgres.access_log import PostgresAccessLog
 from infrastructure.postgres.accounts import AccountsView
-from infrastructure.postgres.keys import KeysView
+from infrastructure.postgres.keys import KeysView, PostgresKeys
 from infrastructure.postgres.pool import Database
 from infrastructure.postgres.usage import PostgresSettlementRows, PostgresUsage, UsageHistory, UsageTotals
 from infrastructure.projections import Rebuilder, Tailer
 from infrastructure.system import SystemEntropy
-from tests.kit.builders import a_key
+from tests.kit.builders import a_key, origin
 
 NOW = datetime.now(UTC)
 WINDOW = timedelta(seconds=10)
@@ -207,6 +207,25 @@ def test_counts_are_exact_at_every_moment(service: Service) -> None:
     settled = [event.rows for event in service.events() if isinstance(event, KeysUsed)]
     assert sum(settled) == WRITERS * ROUNDS * len(keys)
     assert len(settled) > WRITERS
+
+
+def test_a_grace_period_begins_with_the_first_use_settled_or_not(service: Service) -> None:
+    """The sweep is told of it with its row's commit, and of no failed attempt; settling changes neither."""
+    (used, refused, unused) = keys = [a_key() for _ in range(3)]
+    successors = service.keys(3)
+    by = origin(NOW - WINDOW)
+    for key, successor in zip(keys, successors, strict=True):
+        key.rotate(successor, grace=WINDOW, grace_starts=GraceStart.FIRST_USE, by=by)
+    service.ledger.append(*keys)
+    write(service.open_log(), [a_row(successors[0]), a_row(successors[1], accepted=False), a_row(unused.key_id)])
+    due = PostgresKeys(service.database)
+    assert due.to_begin_grace(10) == [(used.key_id, NOW)]
+    service.settle()
+    assert due.to_begin_grace(10) == [(used.key_id, NOW)]
+    used.begin_grace(first_use=NOW, by=by)
+    service.ledger.append(used)
+    assert due.to_begin_grace(10) == []
+    assert refused.retires_at is None
 
 
 def test_events_cover_each_row_once_and_their_roots_verify(service: Service) -> None:
