@@ -6,7 +6,7 @@ from domain.credential import without_secrets
 
 NAME_CHARACTERS_MAX = 100
 NOTE_CHARACTERS_MAX = 500
-_UNPRINTABLE_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
+_UNPRINTABLE_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Zl", "Zp"})
 _DIRECTION_CHARACTERS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 _RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
@@ -18,7 +18,7 @@ class MalformedNameError(ValueError):
 
 
 class Name(str):
-    """1 to 100 characters (code points) after trimming; no control, unassigned or direction-changing characters."""
+    """1 to 100 characters (code points) after trimming; no control, private-use or direction-changing characters."""
 
     __slots__ = ()
 
@@ -47,7 +47,7 @@ def _readable(text: str, *, characters_max: int) -> str:
     if len(trimmed) > characters_max:
         raise MalformedNameError(f"must be at most {characters_max} characters")
     for character in trimmed:
-        if unicodedata.category(character) in _UNPRINTABLE_CATEGORIES:
+        if _is_unprintable(character):
             raise MalformedNameError("must not contain control characters")
         if character in _DIRECTION_CHARACTERS:
             raise MalformedNameError("must not contain characters that change the direction of text")
@@ -70,4 +70,14 @@ def shown(text: str, *, characters_max: int = NAME_CHARACTERS_MAX) -> str:
 
 
 def _is_unfit(character: str) -> bool:
-    return character in _DIRECTION_CHARACTERS or unicodedata.category(character) in _UNPRINTABLE_CATEGORIES
+    return character in _DIRECTION_CHARACTERS or _is_unprintable(character)
+
+
+def _is_unprintable(character: str) -> bool:
+    # Not what this Python's Unicode has not assigned yet: the next one's emoji are among it.
+    return unicodedata.category(character) in _UNPRINTABLE_CATEGORIES or _is_noncharacter(ord(character))
+
+
+def _is_noncharacter(code: int) -> bool:
+    """Of the 66 code points that will never be characters (Unicode 23.7)."""
+    return 0xFDD0 <= code <= 0xFDEF or code & 0xFFFE == 0xFFFE  # noqa: PLR2004 - their places

@@ -34,7 +34,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES, ids=[ascii(name[:12]) for name in NAMES])
 def test_a_name_has_to_be_printable_and_short(owner: Owner, name: str) -> None:
-    """Control, direction-changing and unassigned characters, blank and overlong names: 422 that names `name`."""
+    """Control, direction-changing, private-use and no characters, blank and overlong names: 422 that names `name`."""
     client = owner.client
     for heard in (
         client.post("/api/keys", KEY | {"name": name}),
