@@ -12,10 +12,11 @@ from domain.errors import MalformedError
 
 Item = TypeVar("Item")
 Limit = Annotated[int, QueryParameter(ge=1, le=100, description="How many at most.")]
-Cursor = Annotated[str | None, QueryParameter(max_length=512, description="`next_cursor` of the page before.")]
+Cursor = Annotated[str | None, QueryParameter(description="`next_cursor` of the page before.")]
 GivenCursors = NamedDependency[SkipValidation[Cursors]]
 """A port is a protocol, which cannot be checked at run time; the composition root gives it."""
 LIMIT_DEFAULT = 50
+CURSOR_CHARACTERS_MAX = 512
 
 
 class Page(msgspec.Struct, Generic[Item]):
@@ -39,7 +40,7 @@ class Pager:
         """The position that a cursor stands for, None for the beginning; MalformedError for any other text."""
         if cursor is None:
             return None
-        payload = self._cursors.open_cursor(cursor)
+        payload = self._cursors.open_cursor(cursor) if len(cursor) <= CURSOR_CHARACTERS_MAX else None
         listing, _, position = (payload or b"").decode().rpartition(" ")
         if listing != self._listing:
             raise MalformedError("The cursor does not belong to this list")

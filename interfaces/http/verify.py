@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from application.authentication import Authentication, Need
 from domain.access import Address, Scope, Scopes, parse_address
-from domain.credential import CREDENTIAL_BYTES_MAX, Environment
+from domain.credential import Environment
 from domain.errors import RateLimitedError
 from domain.verdict import Verdict
 from interfaces.http.caller import Caller, parsed
@@ -37,7 +37,7 @@ _CODES = {
 class VerifyKey(msgspec.Struct, forbid_unknown_fields=True):
     """The key as it was sent, and what its bearer wants to do, from where."""
 
-    key: Annotated[str, Meta(max_length=CREDENTIAL_BYTES_MAX)]
+    key: str
     environment: Environment | None = None
     scopes: Annotated[list[str], Meta(max_length=32)] | None = None
     ip: str | None = None

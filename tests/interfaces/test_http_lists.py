@@ -83,7 +83,7 @@ def test_without_a_limit_a_page_holds_fifty(owner: Owner) -> None:
     assert len(owner.client.get(f"/api/campaigns?cursor={page['next_cursor']}").json["data"]) == 1
 
 
-BAD_CURSORS = ["", "x", "%00", "%ff", "null", "0", "AAAA", "a" * 512, "..%2f..", "%F0%9F%94%91"]
+BAD_CURSORS = ["", "x", "%00", "%ff", "null", "0", "AAAA", "a" * 512, "a" * 513, "a" * 5000, "..%2f..", "%F0%9F%94%91"]
 
 
 @pytest.mark.parametrize("cursor", BAD_CURSORS, ids=[cursor[:12] for cursor in BAD_CURSORS])

@@ -95,7 +95,16 @@ def test_a_key_that_ended_is_told(server: HttpServer, owner: Owner) -> None:
 def test_another_accounts_key_is_like_one_that_never_was(owner: Owner, stranger: Owner) -> None:
     """A stranger's good key, a forged and a malformed one: the same bytes, and nothing is counted on the stranger's."""
     forged = stranger.key.secret[:-1] + ("1" if stranger.key.secret[-1] == "0" else "0")
-    for key in (stranger.key.secret, "nonsense", "", "\u00e9", "\x00", "Bearer x"):
+    for key in (
+        stranger.key.secret,
+        "nonsense",
+        "",
+        "\u00e9",
+        "\x00",
+        "Bearer x",
+        "k" * 513,
+        f"{stranger.key.secret}{'0' * 5000}",
+    ):
         heard = verify(owner, key)
         assert (heard.status, heard.body) == (200, invalid("NOT_FOUND")), key
     assert verify(owner, forged).body == invalid("NOT_FOUND")
