@@ -60,7 +60,6 @@ EDGE: Final[Mapping[HTTPStatus, tuple[str, str]]] = {
     HTTPStatus.NOT_FOUND: ("NOT_FOUND", "No such path"),
     HTTPStatus.METHOD_NOT_ALLOWED: ("METHOD_NOT_ALLOWED", "This path does not take that method"),
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("PAYLOAD_TOO_LARGE", "The request body is too large"),
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: ("UNSUPPORTED_MEDIA_TYPE", "The request body is not of a type taken here"),
     HTTPStatus.INTERNAL_SERVER_ERROR: ("INTERNAL_ERROR", "Internal server error"),
 }
 """What the framework refuses by itself. Its own words may hold the path and query, so they are never passed on."""
