@@ -247,6 +247,7 @@ def test_a_successor_that_is_handed_over_is_in_its_receivers_body_alone(place: P
             bodies = [json.loads(hit["body"])["data"] for hit in receiver.hits("/taken")]
             keys = [body["key"] for body in bodies]
             assert [hit["verified_by"] for hit in receiver.hits("/taken")] == [None, 1]
+            owner.close()  # it was idle meanwhile, for longer than the server may wait for a next request
             assert [owner.get("/api/campaigns", key=key).status for key in keys] == [401, 200]
 
             def all_is_told() -> bool:
