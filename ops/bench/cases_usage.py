@@ -21,6 +21,7 @@ from load import Figures, Ratio, Side, alternate, loading, same_keys, table_of, 
 from seed import Place
 from servers import Server, serving
 
+from infrastructure.scheduler import Job
 from interfaces.bootstrap import jobs, open_core
 from interfaces.settings import Settings
 
@@ -108,7 +109,7 @@ def _compared(figures: Mapping[str, Figures]) -> dict[str, Any]:
 def _settle(place: Place) -> None:
     """What the rounds have left, so that the next begin without it."""
     with ExitStack() as stack:
-        settle = jobs(open_core(Settings.read(_settings(place)), place.conninfo, stack))["settlement"]
+        settle = _jobs(place, stack)["settlement"]
         while settle.run():
             pass
 
@@ -183,8 +184,8 @@ def _purge(bench: Bench, place: Place) -> dict[str, Any]:
         serving("keyledger", place, data=bench.data, access_log_durability="commit") as server,
         ExitStack() as stack,
     ):
-        core = open_core(Settings.read(_settings(place)), place.conninfo, stack)
-        ways = {"led": jobs(core)["retention"].run, "by_hand": lambda: _run_retention(place)}
+        retention = _jobs(place, stack)["retention"]
+        ways = {"led": retention.run, "by_hand": lambda: _run_retention(place)}
         url, keys = server.url + DOORS["forward"], same_keys(place)(0)
         told = {way: _Purges() for way in ways}
         for turn, (way, purge) in enumerate(list(ways.items()) * rounds):
@@ -241,6 +242,11 @@ def _parts(place: Place) -> Sequence[str]:
 
 def _age(part: str) -> int:
     return (datetime.now(UTC).date() - date.fromisoformat(part[-8:])).days
+
+
+def _jobs(place: Place, stack: ExitStack) -> Mapping[str, Job]:
+    """The service's jobs in this process, which has long begun, as the leader's has."""
+    return jobs(open_core(Settings.read(_settings(place)), place.conninfo, stack))
 
 
 def _settings(place: Place) -> dict[str, str]:

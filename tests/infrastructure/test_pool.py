@@ -13,18 +13,21 @@ def backend(database: Database) -> int:
     return row[0]
 
 
+def burst(database: Database) -> list[int]:
+    """The servers' processes of three who come at once; the first's connection is the last to come back."""
+    with database.connection() as first, database.connection() as second, database.connection() as third:
+        return [connection.info.backend_pid for connection in (first, second, third)]
+
+
 def test_who_comes_alone_gets_the_connection_that_was_used_last(database: Database) -> None:
     """However many a burst has opened: that one has its statements prepared."""
-    with database.connection() as first, database.connection() as second, database.connection() as third:
-        opened = [connection.info.backend_pid for connection in (first, second, third)]
+    opened = burst(database)
     assert len(set(opened)) == 3
-    assert {backend(database) for _ in range(9)} == {opened[0]}  # the last to come back
+    assert {backend(database) for _ in range(9)} == {opened[0]}
 
 
 def test_the_connections_of_a_burst_are_there_for_the_next(database: Database) -> None:
     """None is lost to the order."""
-    with database.connection() as first, database.connection() as second, database.connection() as third:
-        opened = {connection.info.backend_pid for connection in (first, second, third)}
+    opened = burst(database)
     backend(database)
-    with database.connection() as first, database.connection() as second, database.connection() as third:
-        assert {connection.info.backend_pid for connection in (first, second, third)} == opened
+    assert set(burst(database)) == set(opened)
