@@ -1,14 +1,13 @@
 """``/api/notifications``: where the account's notices go and which are sent; and the pages that mails lead to.
 
 The pages ask for no login. A link that turns notices off acts on POST alone (RFC 8058): programs that follow every link
-of a mail only look. They run no script, load nothing, and are not to be kept, framed, or told to other sites.
+of a mail only look.
 """
 
-import html
 from typing import Annotated, Any
 
 import msgspec
-from litestar import MediaType, Request, Response, Router, get, patch, post
+from litestar import Request, Response, Router, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter, SkipValidation
 from msgspec import UNSET, Meta, UnsetType
@@ -25,6 +24,7 @@ from domain.mail_address import MailAddress
 from domain.notices import MUTABLE, NoticeKind
 from interfaces.http.caller import By, Caller, parsed
 from interfaces.http.notice_bodies import NotificationsBody
+from interfaces.http.page import code, escaped, page
 from interfaces.http.request import record_of
 from interfaces.http.schema import ERRORS
 
@@ -34,13 +34,6 @@ GivenClock = NamedDependency[SkipValidation[Clock]]
 # An address is a personal matter: who may only list keys does not see it.
 NEED = {"need": Need(Scope.parse("keys:write"))}
 Token = Annotated[str, QueryParameter(max_length=512)]
-PAGE_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Robots-Tag": "noindex",
-}
 
 
 class ChangeNotifications(msgspec.Struct, forbid_unknown_fields=True):
@@ -89,9 +82,9 @@ def ask_to_mute(token: Token, notice_links: Links) -> Response[str]:
     what = _words(linked.kind)
     if linked.is_muted:
         return _muted(linked.account_id, linked.kind)
-    return _page(
+    return page(
         f"Stop notices of this kind: {what}?",
-        f"<p>Mails about “{what}” go to the owner of {_escaped(linked.account_id)}. Other notices are not touched.</p>"
+        f"<p>Mails about “{what}” go to the owner of {escaped(linked.account_id)}. Other notices are not touched.</p>"
         # Without an address of its own the form goes to this page's, token included.
         '<form method="post"><button name="List-Unsubscribe" value="One-Click">Stop them</button></form>',
     )
@@ -116,71 +109,54 @@ def what_next(thing_id: FromPath[str]) -> Response[str]:
 
 
 def _key_page(key_id: str) -> Response[str]:
-    return _page(
+    return page(
         f"API key {key_id}",
         "<p>At the command line of the service:</p>"
-        + _code(
+        + code(
             f"keyledger key show {key_id}",
             f"keyledger logs --key {key_id}",
             f"keyledger key rotate {key_id} --grace-starts first_use",
             f"keyledger key revoke {key_id} --reason compromised",
         )
         + "<p>Over HTTP, with a key of the account that may manage keys:</p>"
-        + _code(f"GET /api/keys/{key_id}", f"POST /api/keys/{key_id}/rotate", f"POST /api/keys/{key_id}/revoke"),
+        + code(f"GET /api/keys/{key_id}", f"POST /api/keys/{key_id}/rotate", f"POST /api/keys/{key_id}/revoke"),
     )
 
 
 def _webhook_page(webhook_id: str) -> Response[str]:
-    return _page(
+    return page(
         f"Webhook {webhook_id}",
         "<p>At the command line of the service:</p>"
-        + _code(
+        + code(
             f"keyledger webhook show {webhook_id}",
             f"keyledger webhook deliveries {webhook_id}",
             f"keyledger webhook change {webhook_id} --status enabled",
         )
         + "<p>Over HTTP, with a key of the account that may manage webhooks:</p>"
-        + _code(f"GET /api/webhooks/{webhook_id}", f"GET /api/webhooks/{webhook_id}/deliveries"),
+        + code(f"GET /api/webhooks/{webhook_id}", f"GET /api/webhooks/{webhook_id}/deliveries"),
     )
 
 
 def _account_page(account_id: str) -> Response[str]:
-    return _page(
+    return page(
         f"Notices of account {account_id}",
         "<p>At the command line of the service:</p>"
-        + _code(f"keyledger account notifications {account_id}")
+        + code(f"keyledger account notifications {account_id}")
         + "<p>Over HTTP, with a key of the account that may manage keys:</p>"
-        + _code("GET /api/notifications", "PATCH /api/notifications"),
+        + code("GET /api/notifications", "PATCH /api/notifications"),
     )
 
 
 def _muted(account_id: AccountId, kind: NoticeKind) -> Response[str]:
-    again = _code(
+    again = code(
         f"keyledger account notifications {account_id} --unmute {kind.value}",
         f'PATCH /api/notifications {{"notices": {{"{kind.value}": true}}}}',
     )
-    return _page(f"No more notices of this kind: {_words(kind)}", f"<p>To have them again:</p>{again}")
+    return page(f"No more notices of this kind: {_words(kind)}", f"<p>To have them again:</p>{again}")
 
 
 def _words(kind: NoticeKind) -> str:
     return kind.value.replace("_", " ")
-
-
-def _code(*lines: str) -> str:
-    return f"<pre>{_escaped(chr(10).join(lines))}</pre>"
-
-
-def _escaped(text: str) -> str:
-    return html.escape(text, quote=True)
-
-
-def _page(title: str, content: str) -> Response[str]:
-    page = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>Keyledger</title>'
-        f'<meta name="viewport" content="width=device-width"></head>\n<body>\n<h1>{_escaped(title)}</h1>\n{content}\n'
-        "</body>\n</html>\n"
-    )
-    return Response(page, media_type=MediaType.HTML, headers=PAGE_HEADERS)
 
 
 def notifications_router() -> Router:

@@ -1,6 +1,8 @@
 """Notification preferences over HTTP, and the pages that mails lead to."""
 
 import re
+from base64 import b64encode
+from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
@@ -141,9 +143,14 @@ def test_pages_are_kept_and_framed_by_nobody(server: HttpServer, owner: Owner) -
             assert page.status == 200
             assert page.header("cache-control") == "no-store"
             assert page.header("referrer-policy") == "no-referrer"
-            assert "default-src 'none'" in str(page.header("content-security-policy"))
-            assert "frame-ancestors 'none'" in str(page.header("content-security-policy"))
-            assert not re.search(r"<script|src=|style|https?://", page.body.decode())
+            policy = str(page.header("content-security-policy"))
+            assert "default-src 'none'" in policy
+            assert "frame-ancestors 'none'" in policy
+            text = page.body.decode()
+            (style,) = re.findall(r"<style>(.*?)</style>", text)  # the one that the policy allows
+            assert f"style-src 'sha256-{b64encode(sha256(style.encode()).digest()).decode()}'" in policy
+            assert not re.search(r"<script|src=|style|https?://", text.replace(f"<style>{style}</style>", ""))
+            assert not re.search(r"@import|url\(", style)
 
 
 def test_the_page_of_a_thing_does_not_tell_whether_it_exists(server: HttpServer, owner: Owner) -> None:
