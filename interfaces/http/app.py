@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from litestar import Litestar, Router
+from litestar import Litestar, Request, Response, Router
 from litestar.di import Provide
+from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -22,7 +23,7 @@ from interfaces.http.body import JsonRequest
 from interfaces.http.caller import caller_dependencies
 from interfaces.http.campaigns import campaigns_router
 from interfaces.http.edge import Edge, RequestLine
-from interfaces.http.errors import EXCEPTION_HANDLERS
+from interfaces.http.errors import EXCEPTION_HANDLERS, on_http_exception
 from interfaces.http.forward import Forward, is_below
 from interfaces.http.gate import Gate, Gatekeeper
 from interfaces.http.health import health_router
@@ -99,7 +100,7 @@ def create_app(services: HttpServices) -> ASGIApp:
             "metrics_door": given(services.metrics_door),
             "gatekeeper": given(services.gatekeeper),
         },
-        exception_handlers=EXCEPTION_HANDLERS,
+        exception_handlers=EXCEPTION_HANDLERS | {MethodNotAllowedException: _on_another_method},
         request_class=JsonRequest,
         request_max_body_size=services.body_bytes_max,
         openapi_config=OpenAPIConfig(
@@ -144,3 +145,12 @@ def create_app(services: HttpServices) -> ASGIApp:
         new_request_id=services.new_request_id,
         log_request=services.log_request,
     )
+
+
+def _on_another_method(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """A path that takes GET takes HEAD, which the framework does not know of."""
+    response = on_http_exception(request, error)
+    methods = response.headers.get("allow", "").split(", ")
+    if "GET" in methods:
+        response.headers["allow"] = ", ".join(sorted([*methods, "HEAD"]))
+    return response
