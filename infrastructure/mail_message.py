@@ -3,6 +3,7 @@
 from email.headerregistry import Address, BaseHeader, HeaderRegistry, UnstructuredHeader
 from email.message import EmailMessage
 from email.policy import SMTP, SMTPUTF8, Policy
+from typing import Any
 
 from application.mail import Mail, Sender
 
@@ -10,13 +11,33 @@ from application.mail import Mail, Sender
 class _OneWord(UnstructuredHeader, BaseHeader):
     """A header of a single word, in one line: the library's folding would cut and encode a long address in it."""
 
+    @classmethod
+    def parse(cls, value: str, kwds: dict[str, Any]) -> None:
+        """There is nothing to parse."""
+        kwds["decoded"] = value
+        kwds["parse_tree"] = None
+
     def fold(self, *, policy: Policy) -> str:
         return f"{self.name}: {self}{policy.linesep}"
 
 
-_headers = HeaderRegistry()
-for _name in ("list-id", "list-unsubscribe", "message-id"):
-    _headers.map_to_type(_name, _OneWord)
+class _Headers(HeaderRegistry):
+    """Keeps the class of each header; the library makes one for each header of each part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._classes: dict[str, type[BaseHeader]] = {}
+        for name in ("auto-submitted", "list-id", "list-unsubscribe", "list-unsubscribe-post", "message-id"):
+            self.map_to_type(name, _OneWord)
+
+    def __getitem__(self, name: str) -> type[BaseHeader]:
+        kept = self._classes.get(name)
+        if kept is None:
+            kept = self._classes[name] = super().__getitem__(name)
+        return kept
+
+
+_headers = _Headers()
 
 # Seven bits, so that every relay takes it as it is; lines of the body are encoded, and so never too long.
 _POLICY = SMTP.clone(cte_type="7bit", header_factory=_headers)
