@@ -1,4 +1,4 @@
-"""A batch of access rows as the arguments of one statement, each column an array literal.
+"""A batch of access rows as the arguments of one statement: array literals, and what rows share as records.
 
 Literals written here cost a quarter of what psycopg's lists cost. What PostgreSQL cannot store (NUL, lone surrogates)
 is replaced: no row may spoil its batch.
@@ -17,16 +17,14 @@ SALT_BYTES = 16
 TEXT_CHARACTERS_MAX = 512
 KINDS_MAX = 4096
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Of a kind, in the order of its fields.
-_COLUMNS = ("methods", "endpoints", "statuses", "outcomes", "accepts", "keys", "accounts", "hashes", "clients")
 _json = msgspec.json.Encoder()
 
 
 class BatchArguments:
     """Writes the arguments of `usage.write_batch`, but for the run and its numbers.
 
-    Each kind comes once in a batch, and what it has in its columns is written once for many batches: with 50 rows of
-    as many kinds that spares a third of all this. ``window``: the longest that a settled window gets.
+    Each kind comes once in a batch, as a record, and is written once for many batches. ``window``: the longest that a
+    settled window gets.
     """
 
     def __init__(self, entropy: Entropy, window: timedelta) -> None:
@@ -34,30 +32,33 @@ class BatchArguments:
         self._window = window
         # By identity, and held so that it stays theirs. Alike requests share the very object; two that are equal only
         # cost a place more.
-        self._written: dict[int, tuple[AccessKind, tuple[str, ...]]] = {}
+        self._written: dict[int, tuple[AccessKind, str]] = {}
 
     def of(self, kinds: Sequence[AccessKind], instants: Sequence[datetime], requests: Sequence[str]) -> dict[str, Any]:
         """By the names of the function's parameters; kind, time and request id of each row."""
         identities = list(map(id, kinds))
         distinct = dict(zip(identities, kinds, strict=True))
-        places = {identity: str(place) for place, identity in enumerate(distinct, start=1)}
-        columns = zip(*map(self._elements, distinct.values()), strict=True)
+        places = dict(zip(distinct, map(str, range(1, len(distinct) + 1)), strict=True))
         at = instants[-1]
         return {
             "at": at,
             "window_ends": _EPOCH + ((at - _EPOCH) // self._window + 1) * self._window,
+            "first_at": min(instants),
+            "last_at": max(instants),
             "salts": self._entropy.bytes(SALT_BYTES * len(kinds)),
             "instants": _instants(instants),
             "requests": _texts(requests),
-            "kinds": _array(map(places.__getitem__, identities)),
-        } | dict(zip(_COLUMNS, map(_array, columns), strict=True))
+            "places": _array(map(places.__getitem__, identities)),
+            "kinds": _array(map(self._record, distinct.values())),
+        }
 
-    def _elements(self, kind: AccessKind) -> tuple[str, ...]:
+    def _record(self, kind: AccessKind) -> str:
+        """The kind as a record, an element of an array literal."""
         written = self._written.get(id(kind))
         if written is None:
             if len(self._written) >= KINDS_MAX:
                 self._written.clear()
-            written = self._written[id(kind)] = (kind, tuple(map(_element, kind)))
+            written = self._written[id(kind)] = (kind, _quoted(f"({','.join(map(_field, kind))})"))
         return written[1]
 
 
@@ -74,19 +75,26 @@ def _texts(texts: Sequence[str]) -> str:
         longest = max(map(len, texts))
         if longest <= TEXT_CHARACTERS_MAX:
             return f'{{"{joined}"}}'
-    return _array(map(_element, texts))
+    return _array(_quoted(_storable(text)) for text in texts)
 
 
 def _array(elements: Iterable[str]) -> str:
     return "{" + ",".join(elements) + "}"
 
 
-def _element(value: str | int | None) -> str:
-    """A text, a number or a truth as an element of an array literal."""
+def _field(value: str | int | None) -> str:
+    """A text, a number or a truth as a field of a record literal; NULL is nothing at all."""
     if value is None:
-        return "NULL"
-    if isinstance(value, int):
-        return str(value)
-    plain = value[:TEXT_CHARACTERS_MAX].replace("\\", "\\\\").replace('"', '\\"')
-    plain = plain.replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return f'"{plain.encode("utf-8", "replace").decode("utf-8")}"'
+        return ""
+    return str(value) if isinstance(value, int) else _quoted(_storable(value))
+
+
+def _storable(text: str) -> str:
+    short = text[:TEXT_CHARACTERS_MAX].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return short.encode("utf-8", "replace").decode("utf-8")
+
+
+def _quoted(text: str) -> str:
+    """As an element of an array literal or a field of a record literal, which are quoted alike."""
+    plain = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{plain}"'

@@ -66,10 +66,8 @@ class PostgresAccessLog:
 
     WRITE = """
         SELECT usage.write_batch(
-            %(run)s, %(before)s, %(through)s, %(at)s, %(window_ends)s,
-            %(salts)s, %(instants)s::timestamptz[], %(requests)s::text[], %(kinds)s::integer[],
-            %(methods)s::text[], %(endpoints)s::text[], %(statuses)s::smallint[], %(outcomes)s::text[],
-            %(accepts)s::boolean[], %(keys)s::text[], %(accounts)s::text[], %(hashes)s::text[], %(clients)s::text[])
+            %(run)s, %(before)s, %(through)s, %(at)s, %(window_ends)s, %(first_at)s, %(last_at)s, %(salts)s,
+            %(instants)s::timestamptz[], %(requests)s::text[], %(places)s::integer[], %(kinds)s::usage.access_kind[])
     """
     WHERE_RUN_IS = """
         SELECT (SELECT written_through FROM usage.writers WHERE run_id = %(run)s),
