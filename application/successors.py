@@ -13,6 +13,7 @@ from application.keys import GRACE_DEFAULT, IssuedKey, KeyManagement
 from application.ledger import Ledger
 from application.outbox import Cancelled, Delivered, Failed, Held, Message, MessageId, Outcome
 from application.ports import Clock, Entropy
+from application.webhook_delivery import OTHER_URL
 from application.webhook_events import rfc3339
 from application.webhooks import Webhooks
 from domain.access import Feature
@@ -31,8 +32,11 @@ BATCH: Final = 100
 class SuccessorHandover(Protocol):
     """The way to the receiver."""
 
-    def deliver(self, message: Message) -> Outcome:
-        """One signed attempt, bounded in time. ``payload`` holds a secret: it goes to the receiver and nowhere else."""
+    def deliver(self, message: Message, *, only_to: str) -> Outcome:
+        """One signed attempt, bounded in time. ``payload`` holds a secret: it goes to the receiver and nowhere else.
+
+        Cancelled when the webhook has another URL than ``only_to`` as it is sent.
+        """
         ...
 
 
@@ -86,13 +90,14 @@ class Successors:
         return len(due)
 
     def _hand_over(self, rotation: Rotation) -> None:
-        refusal = self._refusal(rotation)
-        if refusal is None:
-            self._attempt(rotation)
+        account = self._ledger.load(Account, str(rotation.account_id))
+        wanted, refusal = account.handover, self._refusal(rotation, account)
+        if wanted is not None and refusal is None:
+            self._attempt(rotation, only_to=wanted.url)
         else:
             self._end(rotation, rotation.handover_attempts, error=refusal, final=True)
 
-    def _attempt(self, rotation: Rotation) -> None:
+    def _attempt(self, rotation: Rotation, *, only_to: str) -> None:
         attempt = rotation.handover_attempts + 1
         try:
             issued = self._rotate(rotation)
@@ -101,7 +106,7 @@ class Successors:
         except ConflictError as error:  # disabled or ended, or its successor is in use
             self._end(rotation, rotation.handover_attempts, error=error.message, final=True)
             return
-        match self._handover.deliver(self._message(rotation, issued)):
+        match self._handover.deliver(self._message(rotation, issued), only_to=only_to):
             case Delivered():
                 self._end(rotation, attempt, error=None, final=True)
             case Failed(error=error, permanent=permanent):
@@ -111,9 +116,8 @@ class Successors:
             case Held():
                 self._end(rotation, attempt, error="a delivery to the webhook was given up", final=False)
 
-    def _refusal(self, rotation: Rotation) -> str | None:
-        """Why nothing is handed over any more; None: it may be."""
-        account = self._ledger.load(Account, str(rotation.account_id))
+    def _refusal(self, rotation: Rotation, account: Account) -> str | None:
+        """Why nothing is handed over any more; None: it may be, and the account wants it."""
         wanted = account.handover
         if wanted is None or wanted.endpoint_id != rotation.handover_to:
             return "the owner no longer wants successors handed over to this webhook"
@@ -123,7 +127,7 @@ class Successors:
         if endpoint is None or endpoint.account_id != rotation.account_id or endpoint.disabled_at is not None:
             return "the webhook was deleted or is disabled"
         if endpoint.url != wanted.url:
-            return "the webhook has another URL than when it was chosen for successors"
+            return OTHER_URL
         return None if rotation.has_attempts_left else "no attempt is left"
 
     def _rotate(self, rotation: Rotation) -> IssuedKey:

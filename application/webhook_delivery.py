@@ -29,6 +29,7 @@ RETRY_AFTER_MAX: Final = timedelta(hours=24)
 HOLD: Final = timedelta(seconds=30)
 ERROR_CHARACTERS_MAX: Final = 300
 ACTOR: Final = "system:webhooks"
+OTHER_URL: Final = "the webhook has another URL than when it was chosen for successors"
 _GONE: Final = 410
 _PATIENT: Final = frozenset({429, 503})
 
@@ -82,15 +83,15 @@ class WebhookCarrier:
         self._clock = clock
         self._entropy = entropy
 
-    def deliver(self, message: Message) -> Outcome:
-        """One attempt."""
+    def deliver(self, message: Message, *, only_to: str | None = None) -> Outcome:
+        """One attempt. ``only_to`` is the URL that it is meant for; None: whichever the webhook has."""
         endpoint = self._webhooks.find(WebhookEndpointId(message.target))
         if endpoint is None:
             return Cancelled("the webhook was deleted")
-        if endpoint.disabled_at is not None:
-            return Cancelled("the webhook is disabled")
-        if endpoint.is_held:
-            return Held(HOLD)
+        # Asked of the same read that is posted to: whoever may change the webhook must not come between.
+        obstacle = _obstacle(endpoint, only_to)
+        if obstacle is not None:
+            return obstacle
         now = self._clock.now()
         secrets = self._secrets(endpoint, now)
         if not secrets:
@@ -136,6 +137,15 @@ class WebhookCarrier:
             if version in kept
         ]
         return [webhook_secret(each) for each in opened if each is not None]
+
+
+def _obstacle(endpoint: EndpointView, only_to: str | None) -> Cancelled | Held | None:
+    """Why nothing is sent to what was just read; None: it may be."""
+    if endpoint.disabled_at is not None:
+        return Cancelled("the webhook is disabled")
+    if only_to is not None and endpoint.url != only_to:
+        return Cancelled(OTHER_URL)
+    return Held(HOLD) if endpoint.is_held else None
 
 
 def judge(answer: Answered, now: datetime) -> Outcome:

@@ -141,8 +141,9 @@ class Dead(BaseException):
 class DeadlyHandover:
     """The port `SuccessorHandover`, whose process dies in its first call."""
 
-    def deliver(self, message: Message) -> Outcome:
+    def deliver(self, message: Message, *, only_to: str) -> Outcome:
         """Dies."""
+        del only_to
         raise Dead(message.id)
 
 

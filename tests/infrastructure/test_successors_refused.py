@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -11,9 +13,10 @@ from application.outbox import Failed, Message, Outcome
 from application.webhooks import EndpointChange
 from domain.access import Plan
 from domain.api_key import ApiKey, KeyStatus
+from domain.destination import WebhookUrl
 from interfaces.bootstrap.background import jobs
 from interfaces.bootstrap.workflow import successors
-from tests.kit.http_server import Back, HttpServer, serving
+from tests.kit.http_server import Back, HttpServer, QuickVerifiers, serving
 from tests.kit.successors import DAY, Owner, Told, back_ahead
 from tests.kit.webhooks import WebhookReceiver
 
@@ -99,6 +102,44 @@ def test_the_owner_is_told_where_no_successor_can_be_handed_over(
     assert [about for kind, about in told.messages() if kind == "rotation_due"] == [owner.key.id]
 
 
+class MovingVerifiers(QuickVerifiers):
+    """The port `Verifiers`, which takes its time: the webhook has another URL when a key's verifier is made."""
+
+    def __init__(self, owner: Owner, url: str) -> None:
+        self._owner = owner
+        self._url = url
+
+    def hash(self, raw: bytes) -> str:
+        """A verifier; then the webhook has moved."""
+        found = self._owner.endpoint.endpoint
+        self._owner.back.manage.webhooks.change(
+            account_id=found.account_id,
+            endpoint_id=found.endpoint_id,
+            change=EndpointChange(url=WebhookUrl(self._url)),
+            by=self._owner.back.origin(),
+        )
+        return super().hash(raw)
+
+
+def test_a_webhook_that_moves_between_the_choice_and_the_post_gets_no_secret(
+    back: Back, receiver: WebhookReceiver, conninfo: str
+) -> None:
+    """Moved once the check is over: nothing is sent to either URL, the successor is taken back, the owner is told."""
+    owner = Owner(back, receiver, conninfo, "/chosen")
+    todo = jobs(back.core)
+    todo["rotation"].run()
+    todo["workflow"].run()
+    verifiers = MovingVerifiers(owner, receiver.url("/thief"))
+    successors(replace(back.core, verifiers=cast("Any", verifiers))).hand_over_due()
+    assert receiver.hits() == []
+    assert owner.errors() == ["the webhook has another URL than when it was chosen for successors"]
+    assert owner.live_successors() == []
+    todo["workflow"].run()
+    key = back.core.ledger.load(ApiKey, owner.key.id)
+    assert (key.status(back.origin().at), key.replaced_by) == (KeyStatus.ROTATION_DUE, None)
+    assert owner.story()[-3:] == ["rotation.successor_offered", "rotation.handover_failed", "rotation.notified"]
+
+
 class UsedAtOnce:
     """The port `SuccessorHandover`: a receiver that uses the key that it was sent, and whose answer is lost."""
 
@@ -107,8 +148,9 @@ class UsedAtOnce:
         self._permanent = permanent
         self.sent: list[str] = []
 
-    def deliver(self, message: Message) -> Outcome:
+    def deliver(self, message: Message, *, only_to: str) -> Outcome:
         """One accepted request with the key; then the failure."""
+        del only_to
         key = json.loads(json.dumps(message.payload))["data"]
         self.sent.append(key["id"])
         with self._server.client(key["key"]) as client:
