@@ -173,7 +173,7 @@ def _wait(text: str | None, now: datetime) -> timedelta | None:
         return min(timedelta(seconds=int(text[:9])), RETRY_AFTER_MAX)
     try:
         at = parsedate_to_datetime(text[:64])
-    except ValueError:
+        wait = (at.replace(tzinfo=UTC) if at.tzinfo is None else at) - now
+    except (ValueError, OverflowError):  # the latter of an hour or an offset that no machine word holds
         return None
-    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at
-    return min(max(at - now, timedelta()), RETRY_AFTER_MAX)
+    return min(max(wait, timedelta()), RETRY_AFTER_MAX)

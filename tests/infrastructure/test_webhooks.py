@@ -7,10 +7,12 @@ from datetime import timedelta
 
 import psycopg
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from application.outbox import MessageId
-from application.webhook_delivery import HOLD, RETRIES, Answered, Unanswered, judge
+from application.outbox import Failed, MessageId
+from application.webhook_delivery import HOLD, RETRIES, RETRY_AFTER_MAX, Answered, Unanswered, judge
 from application.webhooks import EndpointChange
 from domain.access import Plan
 from domain.api_key import ApiKey, RevocationReason
@@ -231,6 +233,8 @@ ANSWERS = [
     (Answered(429, "Sun, 01 Mar 2026 12:02:00 GMT"), (False, False, 120)),
     (Answered(429, "Sun, 01 Mar 2020 12:02:00 GMT"), (False, False, 0)),
     (Answered(429, "Sun, 01 Mar 9999 12:02:00 GMT"), (False, False, 86400)),
+    (Answered(429, "Mon, 01 Jan 2024 99999999999:00:00 GMT"), (False, False, None)),
+    (Answered(503, "Mon, 01 Jan 2024 00:00:00 +99999999999999999999"), (False, False, None)),
 ]
 
 
@@ -241,6 +245,20 @@ def test_an_answer_is_judged_by_its_status(answer: Answered, expected: tuple[boo
     wait = getattr(outcome, "retry_after", None)
     seconds = None if wait is None else int(wait.total_seconds())
     assert (not hasattr(outcome, "error"), getattr(outcome, "permanent", False), seconds) == expected
+
+
+dates = st.from_regex(
+    r"(Mon, )?[0-9]{1,4} (Jan|Dec) [0-9]{1,11} [0-9]{1,11}(:[0-9]{1,9}){0,2} ([+-][0-9]{1,20}|GMT)", fullmatch=True
+)
+
+
+@settings(deadline=None)
+@given(st.one_of(st.text(max_size=80), dates, st.from_regex(r"[0-9A-Za-z ,:.+-]{0,70}", fullmatch=True)))
+def test_no_retry_after_breaks_an_attempt(text: str) -> None:
+    """Whatever the header says, the wait is None, or between nothing and a day."""
+    outcome = judge(Answered(503, text), origin().at)
+    assert isinstance(outcome, Failed)
+    assert outcome.retry_after is None or timedelta() <= outcome.retry_after <= RETRY_AFTER_MAX
 
 
 def test_a_retry_by_hand_is_one_attempt_under_the_same_id(hooks: Hooks) -> None:
