@@ -40,7 +40,7 @@ Reports = NamedDependency[UsageReports]
 READ = {"need": Need(scope=Scope.parse("keys:read"))}
 Since = Annotated[datetime | None, QueryParameter(name="from", description="RFC 3339 with an offset; included.")]
 Until = Annotated[datetime | None, QueryParameter(name="to", description="RFC 3339 with an offset; excluded.")]
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 _encode = msgspec.json.Encoder().encode
 
 

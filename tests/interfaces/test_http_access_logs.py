@@ -197,7 +197,7 @@ def test_an_export_holds_the_filter(server: HttpServer, owner: Owner) -> None:
     assert [json.loads(line) for line in lines.body.splitlines()] == [row for page in pages for row in page]
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n"])
 def test_a_cell_is_no_formula(server: HttpServer, owner: Owner, start: str) -> None:
     """What a spreadsheet would run as a formula begins with an apostrophe; quotes and breaks stay in their cell."""
     endpoint = f'{start}cmd|"/c calc",\n1'
