@@ -1,4 +1,7 @@
-"""``/metrics`` for Prometheus, to those who are near: from the networks that may, and never through a proxy."""
+"""``/metrics`` for Prometheus, to those who are near: from the networks that may, and not through a proxy.
+
+A proxy is known by the headers that it adds. One that adds none cannot be told from its neighbours.
+"""
 
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
@@ -12,7 +15,7 @@ from litestar.params import SkipValidation
 from domain.access import parse_address
 
 TEXT_FORMAT = "text/plain; version=0.0.4"  # Litestar adds the charset
-FORWARDED = ("x-forwarded-for", "forwarded", "x-real-ip")
+FORWARDED = ("x-forwarded-", "forwarded", "x-real-ip", "via")
 Networks = tuple[IPv4Network | IPv6Network, ...]
 
 
@@ -26,7 +29,7 @@ class MetricsDoor:
     def is_open_to(self, request: Request[Any, Any, Any]) -> bool:
         """Whether the peer itself asks, and may: a proxy next to us would speak for anybody."""
         peer = None if request.client is None else parse_address(request.client.host)
-        if peer is None or any(name in request.headers for name in FORWARDED):
+        if peer is None or any(name.startswith(FORWARDED) for name in request.headers):
             return False
         return any(peer in network for network in self._networks)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from infrastructure.postgres.metrics import HELP
-from tests.interfaces.conftest import Owner
 from tests.kit.http_server import HttpServer, serving
 from tests.kit.service import eventually
 
@@ -77,10 +76,18 @@ def test_what_a_revoke_waited_is_counted(conninfo: str, tmp_path: Path) -> None:
         assert abs(scraped(own)[f"{name}_sum"] * 1000 - sum(waited)) <= len(keys)
 
 
-@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "X-Real-IP"])
-def test_a_proxy_does_not_show_them_to_the_world(owner: Owner, name: str) -> None:
-    """A request that came through a proxy is told that there is no such path."""
-    assert owner.client.get("/metrics", headers=[(name, "203.0.113.9")]).status == 404
+SIGNS_OF_A_PROXY = [
+    *("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"),
+    *("X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Server"),
+]
+
+
+@pytest.mark.parametrize("name", SIGNS_OF_A_PROXY)
+def test_a_proxy_does_not_show_them_to_the_world(server: HttpServer, name: str) -> None:
+    """A request that a proxy has left its sign in, whichever, is told that there is no such path."""
+    (heard,) = server.hear(ASK.removesuffix(b"\r\n") + f"{name}: 203.0.113.9\r\n\r\n".encode())
+    assert heard.status == 404
+    assert scraped(server)
 
 
 def test_other_networks_than_those_named_are_told_nothing(conninfo: str, tmp_path: Path) -> None:
