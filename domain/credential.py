@@ -4,7 +4,8 @@
         inv_7Hq2mB9xT_<32 characters of secret><11 characters of tag>      an invite token
 
 All characters after the fixed words are base62. The tag authenticates everything before it, so that a forged or
-mistyped credential is refused without a look at any store.
+mistyped credential is refused without a look at any store. In text, tokens of sessions (`ses_` and nine base62
+characters, then `_` and the secret) and secrets of webhooks (`whsec_` and base64) are known as well.
 """
 
 import hmac
@@ -24,7 +25,13 @@ TAG_BYTES = 11
 # What a secret scanner (gitleaks, and those that take its rules) needs to find our credentials in text.
 SCANNER_RULE = r"\b(?:sk_(?:dev|staging|live)|inv)_[0-9A-Za-z]{9}_[0-9A-Za-z]{43}\b"
 
-_WITH_SECRET = re.compile(r"((?:sk_(?:dev|staging|live)|inv)_[0-9A-Za-z]{9})_[0-9A-Za-z]+")
+_WITH_SECRET = re.compile(
+    r"((?:sk_(?:dev|staging|live)|inv)_[0-9A-Za-z]{9})_[0-9A-Za-z]+"
+    # Inside a word only with a long secret: `addresses_processed_at` is no session.
+    r"|((?:(?<![0-9A-Za-z])ses|ses(?=_[0-9A-Za-z]{9}_[0-9A-Za-z]{12}))_[0-9A-Za-z]{9})_[0-9A-Za-z_-]+"
+    # `+`, `/` and `=` also percent-encoded, once or more: a path that was decoded may hold what is encoded still.
+    r"|(whsec_)(?:[0-9A-Za-z+/=_-]|%(?:25)*(?:2[BbFf]|3[Dd]))+"
+)
 _KEY = re.compile(rb"sk_(live|staging|dev)_([0-9A-Za-z]{9})_[0-9A-Za-z]{32}([0-9A-Za-z]{11})")
 _INVITE = re.compile(rb"inv_([0-9A-Za-z]{9})_[0-9A-Za-z]{32}([0-9A-Za-z]{11})")
 
@@ -152,8 +159,14 @@ def parse_invite(raw: bytes) -> PresentedKey | None:
 
 
 def without_secrets(text: str) -> str:
-    """The text with each credential in it, whole or cut, reduced to its public prefix and an ellipsis."""
-    return _WITH_SECRET.sub(r"\1…", text) if "_" in text else text
+    """The text with each credential in it, whole or cut, reduced to its public prefix and an ellipsis.
+
+    A webhook's secret has no public part but the word: `whsec_…`.
+    """
+    # The words first: most texts have none, and the rule takes twenty times as long to find none.
+    if "sk_" in text or "inv_" in text or "ses_" in text or "whsec_" in text:
+        return _WITH_SECRET.sub(r"\1\2\3…", text)
+    return text
 
 
 def mint_key(

@@ -26,7 +26,7 @@ _CREDENTIALS: Final = (
     re.compile(r"(sk_(?:dev|staging|live)_[0-9A-Za-z]{1,9}+)[0-9A-Za-z_-]+"),
     re.compile(r"(ses_(?:[0-9A-Za-z]{9}(?=_)|[0-9A-Za-z]{1,9}+(?=[0-9A-Za-z]{12})))[0-9A-Za-z_-]+"),
     re.compile(r"(inv_[0-9A-Za-z]{9}(?=_))[0-9A-Za-z_-]+"),
-    re.compile(r"(whsec_)[0-9A-Za-z_+/=-]+"),
+    re.compile(r"(whsec_)(?:[0-9A-Za-z_+/=-]|%(?:25)*(?:2[BbFf]|3[Dd]))+"),  # in a path it may be percent-encoded
     re.compile(r"(bearer\s+)(?!(?:sk|ses|inv)_)[0-9A-Za-z._~+/=-]{16,}", re.IGNORECASE),
 )
 # The bound on a URL's password keeps a text of nothing but `://a:` from costing the square of its length.

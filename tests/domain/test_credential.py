@@ -23,6 +23,7 @@ from domain.credential import (
     mint_key,
     parse_invite,
     parse_key,
+    without_secrets,
 )
 from domain.ids import BASE62, KeyId, base62
 
@@ -35,6 +36,9 @@ INVITE = b"inv_7Hq2mB9xT_" + b"0123456789ABCDEFGHIJKLMNOPQRSTUV" + b"abcdefghijk
 def checksum(signed: bytes) -> bytes:
     """A tag that depends on all it signs; keyless, as the grammar does not care."""
     return base62(int.from_bytes(hashlib.sha256(signed).digest()[:8], "big"), 11).encode()
+
+
+HIDDEN = "0123456789ABCDEFGHIJKLMNOPQRSTUVabcdefghijk"
 
 
 def minted(environment: Environment = Environment.LIVE, entropy: bytes = b"e" * 32) -> tuple[KeyId, Secret]:
@@ -240,3 +244,42 @@ def test_secrets_are_equal_by_their_text() -> None:
     assert Secret("a" * 64, "a") != Secret("a" * 63 + "b", "a")
     assert Secret("a" * 64, "a") != Secret("a" * 63, "a")
     assert Secret("a", "a") != "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (EXAMPLE.decode(), "sk_live_7Hq2mB9xT…"),
+        (f"/api/keys/{EXAMPLE.decode()}/usage", "/api/keys/sk_live_7Hq2mB9xT…/usage"),
+        ("sk_dev_7Hq2mB9xT_a sk_staging_7Hq2mB9xT_a", "sk_dev_7Hq2mB9xT… sk_staging_7Hq2mB9xT…"),
+        (INVITE.decode(), "inv_7Hq2mB9xT…"),
+        (f"/api/webhooks/ses_7Hq2mB9xT_{HIDDEN}", "/api/webhooks/ses_7Hq2mB9xT…"),
+        ("ses_7Hq2mB9xT_a-b_c/d", "ses_7Hq2mB9xT…/d"),
+        (f"tokenses_7Hq2mB9xT_{HIDDEN}", "tokenses_7Hq2mB9xT…"),
+        ("/cb/whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw+/= and more", "/cb/whsec_… and more"),
+        ("/cb/whsec_MfKQ9r8G%2BKYqr%2fTwj%252BUPD8%25253d?x=1", "/cb/whsec_…?x=1"),
+        ("whsec_MfKQ9r8G%20KYqr", "whsec_…%20KYqr"),
+        ("whsec_a", "whsec_…"),
+    ],
+)
+def test_text_keeps_a_credentials_prefix_and_loses_the_rest(text: str, expected: str) -> None:
+    """Keys, invites, sessions and webhook secrets, whole or cut, `+/=` also percent-encoded; twice is once."""
+    assert without_secrets(text) == expected
+    assert without_secrets(expected) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "sk_live_7Hq2mB9xT",
+        "inv_7Hq2mB9xTabcdefg",
+        "ses_",
+        "whsec_",
+        "/addresses_processed_at",
+        "sk_prod_7Hq2mB9xT_a",
+    ],
+)
+def test_what_only_resembles_a_credential_stays(text: str) -> None:
+    """Public prefixes, ids and words of other meaning are left as they are."""
+    assert without_secrets(text) == text

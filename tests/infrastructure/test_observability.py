@@ -108,6 +108,7 @@ def test_no_place_in_an_event_lets_a_key_through(place: dict[str, Any], log_form
         (f"ses_{HIDDEN}", f"ses_{HIDDEN[:9]}…"),
         ("responses_per_second=3", "responses_per_second=3"),
         ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw+/=", "whsec_…"),
+        ("/cb/whsec_MfKQ9r8G%2BKYqr%2fTwj%252BUPD8%25253d?x=1", "/cb/whsec_…?x=1"),
         (f"Authorization: Bearer {KEY}", f"Authorization: Bearer {SHOWN}…"),
         ("Authorization: Basic dXNlcjpwYXNz", "Authorization: Basic …"),
         ("proxy-authorization: hunter2 and more", "proxy-authorization: …"),

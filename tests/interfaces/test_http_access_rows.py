@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -125,6 +126,29 @@ def test_nothing_that_was_said_is_kept(server: HttpServer, owner: Owner) -> None
     for words in (SECRET_WORDS, owner.key.secret, owner.key.secret[-43:]):
         assert words not in str(kept)
         assert words not in log
+
+
+WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqr+TwjUPD8ILPZ/Io2LaLaSw2xVhQK0c0="
+SESSION = "ses_7Hq2mB9xT_0123456789ABCDEFGHIJKLMNOPQRSTUVabcdefghijk"
+CUT_PATHS = {  # the server takes the test for a proxy, which asks for what stands behind its own path
+    f"/auth/forward/cb/{WEBHOOK_SECRET}": "/cb/whsec_…",
+    f"/auth/forward/cb/{quote(WEBHOOK_SECRET, safe='')}": "/cb/whsec_…",
+    f"/auth/forward/cb/{quote(quote(WEBHOOK_SECRET, safe=''))}": "/cb/whsec_…",
+    f"/auth/forward/{SESSION}/x": "/ses_7Hq2mB9xT…/x",
+    f"/api/webhooks/{SESSION}": "/api/webhooks/ses_7Hq2mB9xT…",
+    f"/api/webhooks/{quote(quote(WEBHOOK_SECRET, safe=''))}": "/api/webhooks/whsec_…",
+}
+
+
+@pytest.mark.parametrize("path", CUT_PATHS)
+def test_a_secret_in_a_path_is_cut(server: HttpServer, owner: Owner, path: str) -> None:
+    """A session's token or a webhook's secret, `+/=` encoded or not, each time it is asked: in the row and the log."""
+    heard = [owner.client.get(path) for _ in range(2)]
+    assert [[row[1] for row in rows_of(server, each)] for each in heard] == [[CUT_PATHS[path]]] * 2
+    eventually(lambda: heard[1].request_id in server.log.read_text(encoding="utf-8"), "the request's line")
+    log = server.log.read_text(encoding="utf-8")
+    for part in (WEBHOOK_SECRET[6:18], "TwjUPD8ILPZ", "Io2LaLaSw2xVhQK0c0", SESSION[14:]):
+        assert part not in log
 
 
 def test_what_postgres_cannot_store_spoils_no_row(server: HttpServer, owner: Owner) -> None:

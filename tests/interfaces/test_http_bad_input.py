@@ -203,6 +203,20 @@ def test_a_body_that_is_needed_is_asked_for(owner: Owner, route: str) -> None:
         assert heard.body == b'{"error":{"code":"BAD_REQUEST","message":"The request needs a JSON body"}}'
 
 
+SECRETS = {
+    "ses_7Hq2mB9xT_0123456789ABCDEFGHIJKLMNOPQRSTUVabcdefghijk": "ses_7Hq2mB9xT…",
+    "whsec_MfKQ9r8GKYqr+TwjUPD8ILPZ/Io2LaLaSw2xVhQK0c0=": "whsec_…",
+}
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_a_refusal_repeats_no_secret(owner: Owner, secret: str) -> None:
+    """A field that is called like one is named by its prefix."""
+    heard = owner.client.post("/api/keys", {**KEY, secret: "x"})
+    assert (heard.status, heard.fields) == (422, [SECRETS[secret]])
+    assert secret.encode() not in heard.body
+
+
 def test_a_large_body_is_refused_unread(server: HttpServer, owner: Owner) -> None:
     """A megabyte, announced or in chunks: 413 before the rest is sent."""
     head = f"POST /api/keys HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {owner.key.secret}\r\n"

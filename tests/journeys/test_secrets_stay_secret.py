@@ -195,7 +195,10 @@ def test_a_webhooks_secret_is_in_the_two_answers_that_made_it_alone(service: Ser
         for secret in secrets:
             owner.request("PATCH", path, {"description": 1, secret: secret})
             owner.request("PATCH", path, {"events": [secret]})
-            owner.get(f"{path}/{quote(secret, safe='')}")
+            for encoded in (secret, quote(secret, safe=""), quote(quote(secret, safe=""))):
+                owner.get(f"{path}/{encoded}")
+                owner.get(f"/api/webhooks/{encoded}")
+                assert owner.get(f"/auth/forward/callback/{encoded}").status == 200
             owner.get(f"/api/webhooks?cursor={quote(secret, safe='')}")
             owner.get(path)
         owner.pages("/api/webhooks")
