@@ -14,11 +14,15 @@ _ISOLATE, _END_OF_ISOLATE = "\u2068", "\u2069"
 
 
 class MalformedNameError(ValueError):
-    """The text cannot be a name; the message says why in words for the person who typed it."""
+    """The text cannot be a name; the message says why in words for the person who typed it, and repeats none of it."""
 
 
 class Name(str):
-    """1 to 100 characters (code points) after trimming; no control, private-use or direction-changing characters."""
+    """1 to 100 characters (code points) after trimming; no control, private-use or direction-changing characters.
+
+    And no credential, whole or cut. The constructor takes what was parsed before (a row, an event) unchecked: a ledger
+    may be older than a rule.
+    """
 
     __slots__ = ()
 
@@ -51,6 +55,8 @@ def _readable(text: str, *, characters_max: int) -> str:
             raise MalformedNameError("must not contain control characters")
         if character in _DIRECTION_CHARACTERS:
             raise MalformedNameError("must not contain characters that change the direction of text")
+    if without_secrets(trimmed) != trimmed:  # the ledger would keep it for ever
+        raise MalformedNameError("must not hold a key or secret")
     return trimmed
 
 

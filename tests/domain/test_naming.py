@@ -1,8 +1,10 @@
-"""Names: what is kept, what is refused."""
+"""Names and notes: what is kept, what is refused."""
+
+from collections.abc import Callable
 
 import pytest
 
-from domain.naming import MalformedNameError, Name
+from domain.naming import MalformedNameError, Name, Note
 
 
 @pytest.mark.parametrize(
@@ -39,3 +41,30 @@ def test_unreadable_or_misleading_text_is_refused(text: str) -> None:
     """Controls, direction changes, no characters, everybody's own, nothing to see, and too much are no names."""
     with pytest.raises(MalformedNameError):
         Name.parse(text)
+
+
+HIDDEN = "0123456789ABCDEFGHIJKLMNOPQRSTUVabcdefghijk"
+
+
+@pytest.mark.parametrize("parse", [Name.parse, Note.parse])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"sk_live_7Hq2mB9xT_{HIDDEN}",
+        f"old one: sk_dev_7Hq2mB9xT_{HIDDEN[:4]}…",
+        f"inv_7Hq2mB9xT_{HIDDEN}",
+        f"ses_7Hq2mB9xT_{HIDDEN}",
+        "for whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    ],
+)
+def test_a_name_or_note_holds_no_credential(text: str, parse: Callable[[str], str]) -> None:
+    """Whole or cut, with other words or without; the refusal repeats nothing of it."""
+    with pytest.raises(MalformedNameError) as refused:
+        parse(text)
+    assert str(refused.value) == "must not hold a key or secret"
+
+
+@pytest.mark.parametrize("text", ["sk_live_7Hq2mB9xT", "was sk_live_7Hq2mB9xT…", "inv_7Hq2mB9xTabcdefg", "whsec_…"])
+def test_a_name_may_hold_what_is_public(text: str) -> None:
+    """Prefixes, as lists show them, and ids."""
+    assert Name.parse(text) == Note.parse(text) == text

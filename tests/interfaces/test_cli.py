@@ -270,6 +270,14 @@ def test_a_credential_typed_in_the_wrong_place_is_not_repeated(keyledger: Keyled
         assert "bbbb" not in keyledger(*words).err
 
 
+def test_an_account_is_not_called_by_a_credential(keyledger: Keyledger) -> None:
+    """It is refused, and not repeated."""
+    credential = "sk_live_" + "a" * 9 + "_" + "b" * 43
+    done = keyledger("account", "create", "--name", credential, "--email", "x@example.com")
+    assert "must not hold a key or secret" in done.err
+    assert "bbbb" not in done.err + done.out
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "code"),
     [

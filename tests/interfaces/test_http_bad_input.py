@@ -217,6 +217,26 @@ def test_a_refusal_repeats_no_secret(owner: Owner, secret: str) -> None:
     assert secret.encode() not in heard.body
 
 
+NO_SECRET = "must not hold a key or secret"
+
+
+def test_a_name_or_note_with_a_credential_is_refused(owner: Owner) -> None:
+    """A new name, another one, a note, a description: 422 that repeats nothing of it."""
+    client, key = owner.client, owner.key
+    webhook = {"url": "https://hooks.acme.example/", "events": ["key.*"]}
+    for text in (key.secret, f"like {key.secret[:30]}", *SECRETS):
+        for field, heard in (
+            ("name", client.post("/api/keys", KEY | {"name": text})),
+            ("name", client.patch(key.path, {"name": text})),
+            ("name", client.post("/api/campaigns", {"name": text})),
+            ("note", client.post(f"{key.path}/revoke", {"note": text})),
+            ("description", client.post("/api/webhooks", webhook | {"description": text})),
+        ):
+            assert heard.status == 422
+            assert heard.json["error"]["details"] == [{"field": field, "message": NO_SECRET}]
+            assert text[-8:].encode() not in heard.body
+
+
 def test_a_large_body_is_refused_unread(server: HttpServer, owner: Owner) -> None:
     """A megabyte, announced or in chunks: 413 before the rest is sent."""
     head = f"POST /api/keys HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {owner.key.secret}\r\n"

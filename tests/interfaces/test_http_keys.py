@@ -104,6 +104,18 @@ def test_a_name_may_be_a_hundred_characters_long(owner: Owner) -> None:
     assert new(owner, name=" " + "🔑" * 100 + " ").json["name"] == "🔑" * 100
 
 
+def test_a_key_whose_name_was_taken_with_a_credential_in_it_still_works(server: HttpServer, owner: Owner) -> None:
+    """A ledger may be older than the rule: the key is read, changed, rotated and renamed like any other."""
+    named = "of whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    key = server.back.key(owner.key.account_id, name=named)
+    client = owner.client
+    assert client.get(key.path).json["name"] == named
+    assert client.patch(key.path, {"scopes": ["keys:read"]}).json["name"] == named
+    successor = client.post(f"{key.path}/rotate").json["id"]
+    assert [event["type"] for event in client.get(f"{key.path}/events").json["data"]].count("key.created") == 1
+    assert client.patch(f"/api/keys/{successor}", {"name": "Renamed"}).json["name"] == "Renamed"
+
+
 def test_the_secret_is_told_once(owner: Owner) -> None:
     """No later answer about the key holds its secret, or the whole key."""
     body = new(owner).json
