@@ -19,7 +19,9 @@ from litestar.types import HTTPScope, Receive, ReceiveMessage
 
 from domain.errors import InvalidError, MalformedError
 from interfaces.http.errors import problem_of
+from interfaces.http.request import noted_of
 
+BODY_SECONDS = 10.0  # as long as a head may take
 REST_BYTES_MAX = 65_536
 REST_SECONDS = 1.0
 
@@ -33,15 +35,25 @@ class JsonRequest(Request[Any, Any, Any]):
         return decode(await self.body(), declared.annotation if declared else Any)
 
     async def body(self) -> bytes:
-        """All of the body; MalformedError when the client went away before its end."""
+        """All of the body; MalformedError when the client went away before its end, or takes longer than 10 s.
+
+        The key is judged again behind it: whoever holds the end of a body back may have been revoked meanwhile.
+        """
         if not announces_body(self.scope):
             # Waiting for what does not come would put the request behind all others that the event loop has.
             return b""
         try:
-            return await super().body()
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await super().body()
+        except TimeoutError as late:
+            raise MalformedError("The request body did not end in time") from late
         except InternalServerException as gone:
             # Litestar's word for http.disconnect. The answer reaches nobody; it only has to be no failure of ours.
             raise MalformedError("The request body ended early") from gone
+        record = noted_of(self.scope)
+        if record is not None and record.judge_again is not None:
+            await record.judge_again()
+        return body
 
 
 class Body:

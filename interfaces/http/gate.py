@@ -25,7 +25,7 @@ from domain.errors import ForbiddenError, KeyledgerError, RateLimitedError, Unau
 from domain.verdict import Verdict
 from interfaces.http.errors import render
 from interfaces.http.grace import grace_headers
-from interfaces.http.request import AddressText, credential_of, record_of
+from interfaces.http.request import AddressText, RequestRecord, credential_of, record_of
 
 NEED = "need"
 ENDPOINT_CHARACTERS_MAX = 512
@@ -230,7 +230,9 @@ class Gate:
                 authentication = await keeper.authenticate(raw, need=need, client=record.client)
             record.authentication = authentication
             if authentication.verdict is Verdict.OK:
+                record.judge_again = partial(self._judge_again, raw, need, record)
                 await self._app(scope, receive, hold)
+                authentication = record.authentication
             else:
                 refusal = await keeper.refuse(authentication, need=need, client=record.client)
                 if isinstance(refusal, RateLimitedError):
@@ -256,6 +258,12 @@ class Gate:
             return
         for message in held:
             await send(message)
+
+    async def _judge_again(self, raw: bytes | None, need: Need, record: RequestRecord) -> None:
+        again = await self._keeper.authenticate(raw, need=need, client=record.client)
+        record.authentication = again
+        if again.verdict is not Verdict.OK:
+            raise await self._keeper.refuse(again, need=need, client=record.client)
 
 
 def _tell_of_grace(held: list[Any], authentication: Authentication) -> None:

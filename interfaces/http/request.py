@@ -1,7 +1,7 @@
 """What is known of one request before any route sees it: its id, its credential, and where it came from."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -38,6 +38,8 @@ class RequestRecord:
     client_ip: str | None
     """``client`` as it is logged."""
     authentication: Authentication | None = None
+    judge_again: Callable[[], Awaitable[None]] | None = None
+    """Raises the refusal when the key is not accepted any more; None where no key is asked for."""
 
     @property
     def caller(self) -> KeyFacts:

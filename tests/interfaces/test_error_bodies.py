@@ -128,15 +128,19 @@ class Heard:
     body: bytes
 
 
-def call(
+def call(  # noqa: PLR0913 - a request has so many parts
     method: str,
     path: str,
     *,
     chunks: Iterable[bytes] = (b"",),
     headers: dict[str, str] | None = None,
     ends: bool = True,
+    goes: bool = True,
 ) -> Heard:
-    """Speak raw ASGI: chunked without a Content-Length; without `ends` the client goes away after its chunks."""
+    """Speak raw ASGI: chunked without a Content-Length.
+
+    Without `ends` the client goes away after its chunks; without `goes` it stays and sends nothing more.
+    """
     parts = list(chunks)
     headers = headers or {}
     if any(parts) and "Content-Length" not in headers:
@@ -145,10 +149,12 @@ def call(
         {"type": "http.request", "body": part, "more_body": not ends or n < len(parts) - 1}
         for n, part in enumerate(parts)
     ]
-    messages += [{"type": "http.disconnect"}]
+    messages += [{"type": "http.disconnect"}] if goes else []
     sent: list[dict[str, Any]] = []
 
     async def receive() -> Any:
+        if not messages:
+            await asyncio.Event().wait()
         return messages.pop(0)
 
     async def send(message: Any) -> None:
@@ -405,6 +411,14 @@ def test_a_client_that_goes_away_is_no_failure_of_ours() -> None:
         heard = call("POST", "/things", chunks=[b'{"name":'], ends=False)
     assert heard.status == 400
     assert [line for line in lines if line["log_level"] in {"error", "warning"}] == []
+
+
+def test_a_body_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds a body back is told so in the end, and holds nothing else up."""
+    monkeypatch.setattr("interfaces.http.body.BODY_SECONDS", 0.05)
+    heard = call("POST", "/things", chunks=[b'{"name":'], ends=False, goes=False)
+    assert heard.status == 400
+    assert heard.body == b'{"error":{"code":"BAD_REQUEST","message":"The request body did not end in time"}}'
 
 
 @pytest.mark.parametrize("path", ["/raise/bug", "/unencodable"])

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from tests.interfaces.conftest import Owner
-from tests.kit.http_answers import Heard, check_answer
+from tests.kit.http_answers import Heard, check_answer, read_answers
 from tests.kit.http_server import HOST, HttpServer
 
 LAST = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -215,3 +215,39 @@ def test_a_client_that_waits_to_send_is_told_to_go_on(server: HttpServer, owner:
 def statuses(heard: list[Heard]) -> list[int]:
     """The answers' statuses."""
     return [answer.status for answer in heard]
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [("revoke", 401), ("disable", 401), ("rescope", 403)],
+)
+def test_a_body_that_is_held_back_keeps_no_key_alive(
+    server: HttpServer, owner: Owner, change: str, status: int
+) -> None:
+    """The key is judged again behind the body: what was answered of it meanwhile counts, and is what the row says."""
+    held = server.back.key(owner.key.account_id)
+    content = b'{"name":"Held back","environment":"live"}'
+    with socket.create_connection((HOST, server.port), timeout=30) as line:
+        line.sendall(
+            f"POST /api/keys HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {held.secret}\r\n"
+            f"Content-Length: {len(content)}\r\n\r\n".encode()
+            + content[:-1]
+        )
+        # Answered on another connection behind it, so that the head has been judged.
+        assert owner.client.get("/api/campaigns").status == 200
+        if change == "revoke":
+            assert owner.client.post(f"{held.path}/revoke").status == 200
+        elif change == "disable":
+            assert owner.client.post(f"{held.path}/disable").status == 200
+        else:
+            assert owner.client.call("PATCH", held.path, {"scopes": ["keys:read"]}).status == 200
+        line.sendall(content[-1:])
+        [heard] = read_answers(b"".join(iter(lambda: line.recv(65_536), b"")))
+    check_answer(heard)
+    assert heard.status == status
+    names = [key["name"] for key in owner.client.get("/api/keys").json["data"]]
+    assert "Held back" not in names
+    rows = server.rows(
+        "SELECT status, accepted FROM usage.access_log WHERE request_id = %(id)s", {"id": heard.request_id}
+    )
+    assert rows == [(status, False)]
