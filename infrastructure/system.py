@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import resource
 import signal
 import sys
 from datetime import UTC, datetime
@@ -52,6 +53,14 @@ def end_with_parent(parent: int | None) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != expected:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def allow_descriptors(count: int) -> None:
+    """Lets this process and its children open so many files and sockets, or as many as the system grants at most."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class RequestIds:

@@ -1,6 +1,7 @@
 """The composition root: the one place that sees all four rings. Each part's close is registered as it is opened."""
 
 from infrastructure.observability import SERVER_LOGGING
+from infrastructure.system import allow_descriptors
 from interfaces.bootstrap.background import jobs, last_runs, run_background, run_job
 from interfaces.bootstrap.core import Core, open_core, secret_file, start_logging, tie_to_parent
 from interfaces.bootstrap.database import keep_running, migrate_database, open_database
@@ -12,6 +13,7 @@ __all__ = [
     "Core",
     "Management",
     "OpenGate",
+    "allow_descriptors",
     "http_app",
     "jobs",
     "keep_running",

@@ -7,12 +7,13 @@ To a key in its grace period its head also says so, as every answer of the servi
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from application.authentication import Authentication, Need
 from domain.access import Address, Scope
 from domain.errors import ForbiddenError, KeyledgerError, RateLimitedError, UnavailableError
 from domain.verdict import KeyFacts, Verdict
+from interfaces.http.body import announces_body
 from interfaces.http.errors import RenderedError, render
 from interfaces.http.gate import Gatekeeper
 from interfaces.http.grace import grace_headers
@@ -121,6 +122,14 @@ class Visit:
             return self._rendered(error)
         return answer
 
+    async def stay(self) -> RenderedError | None:
+        """As `enter`, for who was let in and has sent the rest of the request since."""
+        principal = self.principal
+        answer = await self.enter()
+        if answer is None:
+            self.principal = principal  # what the host holds and `require` writes to
+        return answer
+
     async def is_accepted(self) -> bool:
         """Whether the key is accepted now; UnavailableError when it cannot be told."""
         self.authentication = await self.keeper.authenticate(self.raw, need=self.need, client=self.client)
@@ -192,10 +201,10 @@ async def serve_http(app: AsgiApp, visit: Visit, scope: AsgiScope, receive: Asgi
     scope[SCOPE_KEY] = visit.principal
     response = _Response(visit, scope, receive, send)
     try:
-        await app(scope, receive, response.send)
+        await app(scope, response.receive if _may_have_body(scope) else receive, response.send)
     except Exception as error:
         await response.end()
-        if not visit.has_caused(error):
+        if not (response.is_cut_off or visit.has_caused(error)):
             raise
     else:
         await response.end()
@@ -230,6 +239,23 @@ class _Response:
         self._send = send
         self._is_answered = False
         self._is_replaced = False
+        self.is_cut_off = False
+        """Whether the host was told that the client has gone."""
+
+    async def receive(self) -> AsgiMessage:
+        """The next piece of the body.
+
+        The key is judged again behind the last one: whoever holds it back may have been revoked meanwhile. Then the
+        client gets the refusal, and the host a disconnect in place of the rest.
+        """
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body") and not self._is_answered:
+            instead = await self._visit.stay()
+            if instead is not None:
+                self.is_cut_off = self._is_answered = self._is_replaced = True
+                await instead(self._scope, self._receive, self._send)
+                return {"type": "http.disconnect"}
+        return message
 
     async def send(self, message: AsgiMessage) -> None:
         """Passes it on, or drops it when another answer went out in its place."""
@@ -313,6 +339,10 @@ class _Socket:
             self._closed_with = code
             await self._send({"type": "websocket.close", "code": code, "reason": ""})
         return self._closed_with is None
+
+
+def _may_have_body(scope: AsgiScope) -> bool:
+    return "http_version" not in scope or announces_body(cast("Any", scope))
 
 
 async def _deny(answer: RenderedError, scope: AsgiScope, send: AsgiSend) -> None:

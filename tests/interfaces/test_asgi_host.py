@@ -316,6 +316,43 @@ def test_an_answer_whose_row_cannot_be_written_is_not_given(
         assert (start["status"], body["body"][: len(UNAVAILABLE)]) == (503, UNAVAILABLE)
 
 
+@pytest.mark.parametrize("ends", ["quietly", "with an answer", "with an exception"])
+@pytest.mark.parametrize("change", [True, False], ids=["revoked", "still good"])
+def test_a_body_that_is_held_back_keeps_no_key_alive(
+    database_and_back: HttpServer, key: Key, settings: Settings, change: bool, ends: str
+) -> None:
+    """A key that was revoked before the body's end: the refusal, and for the host a disconnect in place of the rest."""
+    heard: list[Any] = []
+    body = [{"type": "http.request", "body": part, "more_body": part == b"a"} for part in (b"a", b"b")]
+    server = request(key=key, method="POST")
+    server.scope["headers"].append((b"content-length", b"2"))
+
+    async def reading(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await host(scope, receive, send)
+        server.incoming.put_nowait(body[0])
+        heard.append(await receive())
+        if change:
+            await asyncio.to_thread(revoke, database_and_back.back, key)
+        server.incoming.put_nowait(body[1])
+        heard.append(await receive())
+        if not change or ends == "with an answer":
+            await send(START)
+            await send(BODY)
+        elif ends == "with an exception":
+            raise ConnectionError("the client has gone")
+
+    [sent] = serve(reading, server, settings=settings)
+    if change:
+        assert heard == [body[0], {"type": "http.disconnect"}]
+        assert [sent[0]["status"], sent[1]["body"], len(sent)] == [401, INVALID_KEY, 2]
+        assert row(database_and_back) == (401, "revoked", False)
+    else:
+        assert heard == body
+        assert sent == [START, BODY]
+        assert row(database_and_back) == (200, "ok", True)
+
+
 def test_a_host_that_fails_fails_as_it_would_alone(database_and_back: HttpServer, key: Key, settings: Settings) -> None:
     """Its exception reaches the server, which answers 500: so says the row."""
 

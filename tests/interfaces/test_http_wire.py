@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack
 
 import pytest
 
+from infrastructure.system import allow_descriptors
 from tests.interfaces.conftest import Owner
 from tests.kit.http_answers import Heard, check_answer, read_answers
 from tests.kit.http_server import HOST, HttpServer
@@ -251,3 +253,15 @@ def test_a_body_that_is_held_back_keeps_no_key_alive(
         "SELECT status, accepted FROM usage.access_log WHERE request_id = %(id)s", {"id": heard.request_id}
     )
     assert rows == [(status, False)]
+
+
+def test_many_idle_connections_keep_nobody_out(server: HttpServer, owner: Owner) -> None:
+    """More than wait to be accepted (1,024), opened by one client without a word."""
+    allow_descriptors(3_000)
+    with ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection((HOST, server.port), timeout=30)) for _ in range(1_100)]
+        with server.client(owner.key.secret) as client:
+            assert client.get("/api/campaigns").status == 200
+        idle[0].setblocking(False)
+        with pytest.raises(BlockingIOError):  # it is there still: nobody had to wait for its end
+            idle[0].recv(1)

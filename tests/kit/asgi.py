@@ -44,6 +44,7 @@ def scope_of(kind: str, path: str, key: Key | None, **more: Any) -> dict[str, An
     method = {"method": "GET"} if kind == "http" else {}
     return {
         "type": kind,
+        "http_version": "1.1",
         "path": path,
         "root_path": "",
         "headers": headers,
