@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from application.ports import Attempts, Clock
 from domain.access import Address, client_network
+from domain.ids import AccountId
 
 REMEMBERED_MAX = 10_000
 
@@ -21,11 +22,11 @@ class AttemptLimiter:
         self._clock = clock
         self._blocked: OrderedDict[str, datetime] = OrderedDict()
 
-    def blocked_for(self, client: Address | None) -> timedelta | None:
-        """The wait of a network known here to be over its limit; from memory."""
+    def blocked_for(self, client: Address | None, told_by: AccountId | None = None) -> timedelta | None:
+        """The wait of a network known here to be over its limit; from memory. ``told_by`` as for `count`."""
         if client is None or not self._blocked:
             return None
-        network = client_network(client)
+        network = _counted_as(client, told_by)
         until = self._blocked.get(network)
         if until is None:
             return None
@@ -35,14 +36,15 @@ class AttemptLimiter:
         self._blocked.pop(network, None)
         return None
 
-    def count(self, client: Address | None) -> timedelta | None:
+    def count(self, client: Address | None, told_by: AccountId | None = None) -> timedelta | None:
         """Counts one failed attempt; the wait when it was one too many. One round-trip to the database.
 
-        A client without an address cannot be told from others and is not limited.
+        A client without an address cannot be told from others and is not limited. ``told_by``: the account whose
+        service names the client, and could name any; it is counted apart, for that account alone. None: we see it.
         """
         if client is None:
             return None
-        network = client_network(client)
+        network = _counted_as(client, told_by)
         now = self._clock.now()
         decision = self._attempts.count(network, now)
         if decision.retry_after is None:
@@ -51,3 +53,8 @@ class AttemptLimiter:
         if len(self._blocked) > REMEMBERED_MAX:
             self._blocked.popitem(last=False)
         return decision.retry_after
+
+
+def _counted_as(client: Address, told_by: AccountId | None) -> str:
+    network = client_network(client)
+    return network if told_by is None else f"{told_by} {network}"

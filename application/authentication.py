@@ -129,6 +129,11 @@ class Authenticator:
         """Whether the credential bears our tag; what ``look_up`` does for others, anybody can cause."""
         return isinstance(self._presented(raw), PresentedKey)
 
+    def owner_of(self, key_id: KeyId) -> AccountId | None:
+        """Whose key bears that id, whether or not it was proven; None: nobody's. One indexed read, for a thread."""
+        stored = self._keys.stored(key_id)
+        return None if stored is None else stored.facts.account_id
+
     def look_up(
         self, raw: bytes, *, need: Need, client: Address | None, environment: Environment | None = None
     ) -> Authentication:

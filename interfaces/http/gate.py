@@ -22,6 +22,7 @@ from application.usage_ports import AccessKind, AccessLog
 from domain.access import Address
 from domain.credential import Environment, without_secrets
 from domain.errors import ForbiddenError, KeyledgerError, RateLimitedError, UnauthenticatedError, UnavailableError
+from domain.ids import AccountId, KeyId
 from domain.verdict import Verdict
 from interfaces.http.errors import render
 from interfaces.http.grace import grace_headers
@@ -131,18 +132,31 @@ class Gatekeeper:
             return remembered or Authentication(Verdict.MISSING)
         return await self.look_up(raw, need=need, client=client, environment=environment)
 
-    async def refuse(self, authentication: Authentication, *, need: Need, client: Address | None) -> KeyledgerError:
+    async def owner_of(self, key_id: KeyId) -> AccountId | None:
+        """Whose key bears that id, proven or not; None: nobody's."""
+        look_up = partial(self.authenticator.owner_of, key_id)
+        return await asyncio.get_running_loop().run_in_executor(self.limiter_threads, look_up)
+
+    async def refuse(
+        self,
+        authentication: Authentication,
+        *,
+        need: Need,
+        client: Address | None,
+        told_by: AccountId | None = None,
+    ) -> KeyledgerError:
         """What the caller of a verdict other than OK is told; of a refused credential never the reason.
 
         A refused credential counts against its client network, and over the limit the answer is RateLimitedError.
+        ``told_by``: the account whose service names the client; None: we see it.
         """
         verdict = authentication.verdict
         if not verdict.is_credential_refusal:
             return ForbiddenError(scope=need.scope if verdict is Verdict.INSUFFICIENT_SCOPE else None)
         if verdict is not Verdict.MISSING:
-            wait = self.limiter.blocked_for(client)
+            wait = self.limiter.blocked_for(client, told_by)
             if wait is None and client is not None:
-                count = partial(self.limiter.count, client)
+                count = partial(self.limiter.count, client, told_by)
                 wait = await asyncio.get_running_loop().run_in_executor(self.limiter_threads, count)
             if wait is not None:
                 return RateLimitedError(wait)

@@ -75,14 +75,18 @@ async def verify_key(
         checked = await gatekeeper.authenticate(raw, need=need, client=client, environment=data.environment)
         if checked.verdict is not Verdict.OK:
             break
+    # Another account's key is not told from one that never was, and nothing is counted on it.
+    nobodys = Authentication(Verdict.UNKNOWN, key_hash=checked.key_hash)
     if checked.account_id not in {None, caller.account_id}:
-        # Another account's key is not told from one that never was, and nothing is counted on it.
-        checked = Authentication(Verdict.UNKNOWN, key_hash=checked.key_hash)
+        checked = nobodys
     status = HTTPStatus.OK
     if checked.verdict is not Verdict.OK:
-        refusal = await gatekeeper.refuse(checked, need=Need(), client=client)
+        refusal = await gatekeeper.refuse(checked, need=Need(), client=client, told_by=caller.account_id)
         if isinstance(refusal, RateLimitedError):
             return VerifiedBody(valid=False, code="RATE_LIMITED")
+        # What was made up may bear the id of any key, and method, path and client are the caller's words.
+        if checked.facts is None and checked.key_id is not None:
+            checked = checked if await gatekeeper.owner_of(checked.key_id) == caller.account_id else nobodys
         status = HTTPStatus.UNAUTHORIZED if checked.verdict.is_credential_refusal else HTTPStatus.FORBIDDEN
     committed = gatekeeper.log(
         checked,

@@ -107,9 +107,19 @@ def test_another_accounts_key_is_like_one_that_never_was(owner: Owner, stranger:
     ):
         heard = verify(owner, key)
         assert (heard.status, heard.body) == (200, invalid("NOT_FOUND")), key
-    assert verify(owner, forged).body == invalid("NOT_FOUND")
+    unproven = f"{stranger.key.secret[:20]}{'0' * (len(stranger.key.secret) - 20)}"
+    for made_up in (forged, unproven):
+        assert verify(owner, made_up, ip="192.0.2.77", method="DELETE", path="/x").body == invalid("NOT_FOUND")
     told = stranger.client.get(stranger.key.path).json
-    assert told["request_count"] == 0
+    assert (told["request_count"], told["failed_attempts"]) == (0, 0)
+    assert stranger.client.get("/api/access-logs?status=401").json["data"] == []
+
+
+def test_a_forgery_of_ones_own_key_counts_on_it(owner: Owner, checked: Key) -> None:
+    """As a failed attempt of the checked key."""
+    forged = checked.secret[:-1] + ("1" if checked.secret[-1] == "0" else "0")
+    assert verify(owner, forged).body == invalid("NOT_FOUND")
+    assert owner.client.get(checked.path).json["failed_attempts"] == 1
 
 
 def test_a_check_counts_as_a_use_of_the_checked_key(server: HttpServer, owner: Owner, checked: Key) -> None:
@@ -137,3 +147,11 @@ def test_guesses_passed_on_by_a_service_have_a_limit(conninfo: str, tmp_path: Pa
             assert told == ["NOT_FOUND", "NOT_FOUND", "RATE_LIMITED"]
             assert client.post("/api/verify", {"key": key.secret, "ip": "192.0.2.1"}).json["code"] == "VALID"
             assert client.post("/api/verify", {"key": "guess", "ip": "192.0.2.2"}).json["code"] == "NOT_FOUND"
+            assert client.post("/api/verify", {"key": "guess", "ip": "127.0.0.1"}).json["code"] == "NOT_FOUND"
+            for _ in range(3):
+                client.post("/api/verify", {"key": "guess", "ip": "127.0.0.1"})
+            # Whom a service names is limited for that account: it could name anybody.
+            assert client.get("/api/campaigns", key="guess").status == 401
+        with own.client(own.back.key(own.back.account()).secret) as another:
+            told = another.post("/api/verify", {"key": "guess", "ip": "192.0.2.1"}).json["code"]
+            assert told == "NOT_FOUND"
