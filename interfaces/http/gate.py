@@ -184,8 +184,8 @@ class Gatekeeper:
     def leave(self, kind: AccessKind, occurred_at: datetime, request_id: str) -> "asyncio.Future[None] | None":
         """As ``log``, for a row whose kind is known.
 
-        With `buffered` an answer waits while the writer is behind, for its next batch: so a writer that cannot keep up
-        slows its callers down, in place of filling its queue until it refuses them.
+        With `buffered` an answer waits while the writer is behind, for its next batch, and its row with it: so a writer
+        that cannot keep up slows its callers down, in place of filling its queue until it refuses them.
         """
         if self.awaits_commit:
             loop = asyncio.get_running_loop()
@@ -199,16 +199,18 @@ class Gatekeeper:
         loop = asyncio.get_running_loop()
         batch: asyncio.Future[None] = loop.create_future()
         log.await_batch(batch, _deliver_to(loop))
-        log.submit(kind, occurred_at, request_id, None, _nobody_waits)
-        return asyncio.ensure_future(_within_patience(batch))
+        return asyncio.ensure_future(self._leave_after(batch, kind, occurred_at, request_id))
 
-
-async def _within_patience(batch: "asyncio.Future[None]") -> None:
-    # A buffered row is kept while it cannot be written, and only its answer is given up.
-    try:
-        await asyncio.wait_for(batch, PATIENCE_SECONDS)
-    except TimeoutError as error:
-        raise UnavailableError("The access log cannot keep up") from error
+    async def _leave_after(
+        self, batch: "asyncio.Future[None]", kind: AccessKind, occurred_at: datetime, request_id: str
+    ) -> None:
+        try:
+            await asyncio.wait_for(batch, PATIENCE_SECONDS)
+        except TimeoutError as error:
+            kind = kind._replace(status=int(HTTPStatus.SERVICE_UNAVAILABLE))
+            raise UnavailableError("The access log cannot keep up") from error
+        finally:  # also of a client that has gone meanwhile; there is room for it
+            self.access_log.submit(kind, occurred_at, request_id, None, _nobody_waits)
 
 
 class Gate:

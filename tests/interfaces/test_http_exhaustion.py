@@ -90,9 +90,11 @@ def test_buffered_rows_are_kept_until_there_are_too_many(conninfo: str, tmp_path
         eventually(lambda: load.count(since=kept) >= 50, "requests are answered again")
         load.stop()
         assert {answer.status for answer in load.answers} == {200, 503}
-        # A refused request's row was queued before its answer was given up.
         everything = ids(load, 200) | ids(load, 503)
         eventually(lambda: rows_of(own) == everything, "a row for each request")
+        # What was answered, also to a request whose answer was given up.
+        refused = own.rows("SELECT request_id FROM usage.access_log WHERE status = 503")
+        assert {row[0] for row in refused} == ids(load, 503)
         assert load.unanswered == []
 
 
