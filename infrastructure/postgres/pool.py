@@ -1,5 +1,6 @@
 """The connections: one bounded pool per process, bounded waits, and a lost database said in one word."""
 
+import select
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -81,6 +82,7 @@ class Database:
             timeout=wait.total_seconds(),
             reconnect_timeout=0,
             configure=self._configure,
+            check=self._check,
             open=False,
         )
 
@@ -93,6 +95,14 @@ class Database:
 
     def _configure(self, connection: Connection[TupleRow]) -> None:
         connection.execute(self.CONFIGURE, {"statement": self._statement_ms})
+
+    def _check(self, connection: Connection[TupleRow]) -> None:
+        """Raises, and replaces all that ended, when the server has ended this one while it rested."""
+        try:
+            _look_at(connection)
+        except psycopg.Error:
+            self._pool.check()
+            raise
 
     @contextmanager
     def connection(self) -> Generator[Connection[TupleRow]]:
@@ -117,3 +127,11 @@ class Database:
         """A cursor inside a transaction that commits when the block ends well."""
         with self.connection() as connection, connection.transaction(), connection.cursor() as cursor:
             yield cursor
+
+
+def _look_at(connection: Connection[TupleRow]) -> None:
+    """OperationalError at its end. No round-trip: a server that ends a connection has said so, or closed the socket."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    while poll.poll(0):
+        connection.pgconn.consume_input()

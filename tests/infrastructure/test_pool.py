@@ -1,5 +1,7 @@
 """The pool of connections: who comes alone meets a warm one."""
 
+import psycopg
+
 from infrastructure.postgres.pool import Database
 
 BACKEND = "SELECT pg_backend_pid()"
@@ -31,3 +33,15 @@ def test_the_connections_of_a_burst_are_there_for_the_next(database: Database) -
     opened = burst(database)
     backend(database)
     assert set(burst(database)) == set(opened)
+
+
+def test_connections_that_the_server_has_ended_while_they_rested_refuse_nobody(
+    database: Database, conninfo: str
+) -> None:
+    """As after a restart of PostgreSQL: each next caller is served, by new ones."""
+    ended = burst(database)
+    with psycopg.connect(conninfo, autocommit=True) as other:
+        for pid in ended:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+    served = [*burst(database), *burst(database)]
+    assert not set(served) & set(ended)
