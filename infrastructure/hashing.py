@@ -30,6 +30,7 @@ BCRYPT_BYTES_MAX = 72
 BCRYPT_COST_MAX = 16
 BCRYPT_COST_MIN = 10
 SEALED_CHARACTERS_MAX = 512
+FINGERPRINT_CHARACTERS = 32
 LOG_HASH_CHARACTERS = 32
 RECEIPT_BYTES = 32
 ROOT_SECRET_BYTES_MIN = 32
@@ -59,6 +60,7 @@ class Purpose(StrEnum):
     SESSION = "session"
     LINK = "link"
     SEAL = "seal"
+    NAME = "name"
 
 
 def hkdf_sha256(secret: bytes, *, salt: bytes, info: bytes, length: int) -> bytes:
@@ -122,7 +124,7 @@ class SecretRing:
     At least one secret, each of at least 32 bytes, else ValueError.
     """
 
-    __slots__ = ("_cursors", "_links", "_logs", "_receipts", "_tags", "sealer")
+    __slots__ = ("_cursors", "_links", "_logs", "_receipts", "_tags", "fingerprints", "sealer")
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
         if not secrets:
@@ -135,6 +137,8 @@ class SecretRing:
         self._links: Final = _macs(secrets, Purpose.LINK)
         self._logs: Final = _macs(secrets, Purpose.LOG)
         self.sealer: Final = Sealer(_subkeys(secrets, Purpose.SEAL))
+        self.fingerprints: Final = [key.hex()[:FINGERPRINT_CHARACTERS] for key in _subkeys(secrets, Purpose.NAME)]
+        """What names each secret; public."""
 
     @classmethod
     def from_texts(cls, texts: Sequence[str]) -> Self:

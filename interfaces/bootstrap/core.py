@@ -1,11 +1,12 @@
 """What every process builds first: its logging, its secrets, the pool, the ledger with its views."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from application.ledger import Ledger
 from domain.attempt_limit import AttemptLimit
+from domain.errors import UnavailableError
 from infrastructure.board import Seat
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder, View
 from infrastructure.hashing import BcryptVerifier, SecretFileError, SecretRing, load_or_create
@@ -16,6 +17,7 @@ from infrastructure.postgres.campaigns import CampaignsView
 from infrastructure.postgres.freshness import DatabaseClock
 from infrastructure.postgres.keys import KeysView, PostgresKeys
 from infrastructure.postgres.pool import Database
+from infrastructure.postgres.root_secrets import PostgresRootSecrets
 from infrastructure.postgres.usage import PostgresUsage, UsageHistory, UsageTotals
 from infrastructure.postgres.webhooks import WebhooksView
 from infrastructure.postgres.workflow import WorkflowView
@@ -62,15 +64,28 @@ def secret_file(settings: Settings) -> Path:
     return settings.data_dir / SECRET_FILE
 
 
-def _secrets(settings: Settings, entropy: SystemEntropy) -> SecretRing:
+def _secrets(settings: Settings, entropy: SystemEntropy, seen: PostgresRootSecrets) -> SecretRing:
+    """Of this database; SettingError for others, under which each of its keys would be refused."""
     try:
-        if settings.secret_keys:
-            return SecretRing.from_texts(settings.secret_keys)
-        if settings.database_url is None:
-            return load_or_create(secret_file(settings), entropy)
+        ring = _given_secrets(settings, entropy, seen)
     except (ValueError, SecretFileError) as error:
         raise SettingError(f"KEYLEDGER_SECRET_KEYS: {error}") from error
-    raise SettingError("KEYLEDGER_SECRET_KEYS must be set with a database of your own")
+    # Without the database nobody is accepted anyway, and a host of the middleware may start before it.
+    with suppress(UnavailableError):
+        if not seen.accept(ring.fingerprints):
+            raise SettingError("KEYLEDGER_SECRET_KEYS: the keys of this database were made under other root secrets")
+    return ring
+
+
+def _given_secrets(settings: Settings, entropy: SystemEntropy, seen: PostgresRootSecrets) -> SecretRing:
+    if settings.secret_keys:
+        return SecretRing.from_texts(settings.secret_keys)
+    if settings.database_url is not None:
+        raise SettingError("KEYLEDGER_SECRET_KEYS must be set with a database of your own")
+    path = secret_file(settings)
+    if not path.exists() and seen.are_known():
+        raise SecretFileError(f"{path} is missing, and the keys of this database were made under it: put it back")
+    return load_or_create(path, entropy)
 
 
 def immediate_views() -> tuple[View, ...]:
@@ -86,8 +101,8 @@ def following_views() -> tuple[View, ...]:
 def open_core(settings: Settings, conninfo: str, stack: ExitStack, *, seat: Seat | None = None) -> Core:
     """The parts that every process needs, on a migrated database."""
     entropy = SystemEntropy()
-    ring = _secrets(settings, entropy)
     database = stack.enter_context(Database(conninfo, size_max=settings.database_connections))
+    ring = _secrets(settings, entropy, PostgresRootSecrets(database))
     clock = DatabaseClock(SystemClock().now)
     recorder = PostgresRecorder(database, immediate_views(), seat)
     ledger = Ledger(PostgresLedgerFactory(recorder))
