@@ -32,6 +32,9 @@ _WITH_SECRET = re.compile(
     # `+`, `/` and `=` also percent-encoded, once or more: a path that was decoded may hold what is encoded still.
     r"|(whsec_)(?:[0-9A-Za-z+/=_-]|%(?:25)*(?:2[BbFf]|3[Dd]))+"
 )
+_HOLDS_SECRET = re.compile(
+    r"(?:sk_(?:dev|staging|live)|inv|ses)_[0-9A-Za-z]{9}_[0-9A-Za-z]{16}|whsec_[0-9A-Za-z+/=_-]{16}"
+)
 _KEY = re.compile(rb"sk_(live|staging|dev)_([0-9A-Za-z]{9})_[0-9A-Za-z]{32}([0-9A-Za-z]{11})")
 _INVITE = re.compile(rb"inv_([0-9A-Za-z]{9})_[0-9A-Za-z]{32}([0-9A-Za-z]{11})")
 
@@ -167,6 +170,11 @@ def without_secrets(text: str) -> str:
     if "sk_" in text or "inv_" in text or "ses_" in text or "whsec_" in text:
         return _WITH_SECRET.sub(r"\1\2\3…", text)
     return text
+
+
+def holds_secret(text: str) -> bool:
+    """Whether a credential is in the text, at least sixteen characters of its secret; a mere look-alike is none."""
+    return _HOLDS_SECRET.search(text) is not None
 
 
 def mint_key(

@@ -2,7 +2,7 @@
 
 import unicodedata
 
-from domain.credential import without_secrets
+from domain.credential import holds_secret, without_secrets
 
 NAME_CHARACTERS_MAX = 100
 NOTE_CHARACTERS_MAX = 500
@@ -20,7 +20,7 @@ class MalformedNameError(ValueError):
 class Name(str):
     """1 to 100 characters (code points) after trimming; no control, private-use or direction-changing characters.
 
-    And no credential, whole or cut. The constructor takes what was parsed before (a row, an event) unchecked: a ledger
+    And no credential. The constructor takes what was parsed before (a row, an event) unchecked: a ledger
     may be older than a rule.
     """
 
@@ -55,7 +55,7 @@ def _readable(text: str, *, characters_max: int) -> str:
             raise MalformedNameError("must not contain control characters")
         if character in _DIRECTION_CHARACTERS:
             raise MalformedNameError("must not contain characters that change the direction of text")
-    if without_secrets(trimmed) != trimmed:  # the ledger would keep it for ever
+    if holds_secret(trimmed):  # the ledger would keep it for ever
         raise MalformedNameError("must not hold a key or secret")
     return trimmed
 
