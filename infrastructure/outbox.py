@@ -38,7 +38,7 @@ from domain.events import Event
 from infrastructure.eventstore import PostgresRecorder
 from infrastructure.postgres.outbox import Attempt, PostgresOutbox
 from infrastructure.postgres.pool import Database
-from infrastructure.projections import follow_ledger
+from infrastructure.projections import DATABASE_AWAY, follow_ledger
 
 BATCH = 500
 POLL = timedelta(milliseconds=250)
@@ -137,7 +137,7 @@ class OutboxFollower:
                         for message in source.messages_for(cursor, event, position):
                             self._outbox.put(cursor, name, message, position, now)
                 cursor.execute(self.MOVE, {"channel": name, "position": batch[-1].id})
-        except (UnavailableError, psycopg.OperationalError):
+        except DATABASE_AWAY:
             raise
         except Exception as error:  # noqa: BLE001 - whatever one event breaks must stop this channel and no other
             return self._stopped(position, error)
@@ -149,8 +149,11 @@ class OutboxFollower:
         if message != self._stopped_by:  # it is tried again with each poll, and said once
             log.error("outbox_stopped", channel=self._channel.name, position=position, exc_info=error)
         self._stopped_by = message
-        with self._database.cursor() as cursor:
-            cursor.execute(self.STOP, {"channel": self._channel.name, "error": message})
+        try:
+            with self._database.cursor() as cursor:
+                cursor.execute(self.STOP, {"channel": self._channel.name, "error": message})
+        except (UnavailableError, psycopg.Error) as why:  # it has been said in the log, and the next poll tries again
+            log.warning("outbox_stop_not_on_record", channel=self._channel.name, reason=str(why))
         return False
 
 
@@ -184,8 +187,8 @@ class OutboxDelivery:
                 ended = self._ended
                 try:
                     started = self._start_one(threads)
-                except UnavailableError as error:
-                    log.warning("outbox_waits_for_database", channel=self._channel.name, reason=error.message)
+                except (UnavailableError, psycopg.Error) as error:
+                    log.warning("outbox_waits_for_database", channel=self._channel.name, reason=str(error))
                     started = False
                 if not started:
                     with self._changed:
@@ -268,7 +271,7 @@ class OutboxDelivery:
         while True:
             try:
                 self._record(message, outcome, at, seconds)
-            except UnavailableError:
+            except DATABASE_AWAY:
                 overdue = self._clock.now() >= at + self._channel.lease
                 if overdue or self._deposed.wait(RECORD_AGAIN.total_seconds()):
                     raise
@@ -306,7 +309,7 @@ class OutboxDelivery:
         ):  # one more was asked for by hand, and decides nothing
             try:
                 self._carrier.give_up(message, failure)
-            except UnavailableError:
+            except DATABASE_AWAY:
                 raise
             except Exception:
                 # The message has failed all the same, and is on record as that below.

@@ -21,6 +21,8 @@ from infrastructure.postgres.pool import Database
 POLL = timedelta(milliseconds=250)
 BATCH = 1000
 APPEND_LOCK = "SELECT pg_advisory_xact_lock(7310305)"
+DATABASE_AWAY = (UnavailableError, psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction)
+"""It is lost, or takes no writes: that passes by itself, and is no fault of an event or of a message."""
 
 log = structlog.get_logger()
 
@@ -28,12 +30,13 @@ log = structlog.get_logger()
 def follow_ledger(conninfo: str, catch_up: Callable[[], bool], stop: Flag) -> None:
     """Calls ``catch_up`` whenever the ledger may have grown, and as long as it answers True, until ``stop`` is set.
 
-    It may raise UnavailableError, and is then called again: a lost database is waited for.
+    It may raise UnavailableError or psycopg's errors, and is then called again: a database that is lost or takes no
+    writes is waited for.
     """
     while not stop.is_set():
         try:
             _listen(conninfo, catch_up, stop)
-        except (psycopg.OperationalError, UnavailableError) as error:
+        except (psycopg.Error, UnavailableError) as error:
             log.warning("tailer_waits_for_database", reason=str(error))
             stop.wait(POLL.total_seconds())
 
@@ -98,7 +101,7 @@ class Tailer:
                         position = notification.id
                         view.apply(cursor, self._mapper.to_domain_event(notification), notification.id)
                     cursor.execute(self.MOVE, {"view": view.name, "position": batch[-1].id})
-        except (UnavailableError, psycopg.OperationalError):
+        except DATABASE_AWAY:
             raise
         except Exception as error:  # noqa: BLE001 - whatever one event breaks must stop this view and no other
             return self._stopped(view, position, error)
@@ -111,8 +114,11 @@ class Tailer:
         if message != self._stopped_by.get(view.name):  # it is tried again with each poll, and said once
             log.error("projection_stopped", view=view.name, position=position, exc_info=error)
         self._stopped_by[view.name] = message
-        with self._database.cursor() as cursor:
-            cursor.execute(self.STOP, {"view": view.name, "error": message})
+        try:
+            with self._database.cursor() as cursor:
+                cursor.execute(self.STOP, {"view": view.name, "error": message})
+        except (UnavailableError, psycopg.Error) as why:  # it has been said in the log, and the next poll tries again
+            log.warning("projection_stop_not_on_record", view=view.name, reason=str(why))
         return False
 
 

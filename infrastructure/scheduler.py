@@ -105,7 +105,8 @@ class JobRunner:
 class Leader:
     """Runs the jobs and the followers while this process is the leader, until it is told to stop.
 
-    A follower is a function that runs until the flag it is given is set.
+    A follower is a function that runs until the flag it is given is set. Whatever else ends one costs the leadership,
+    and with the next it begins anew.
     """
 
     TRY_LOCK = "SELECT pg_try_advisory_lock(7310308)"
@@ -179,6 +180,10 @@ class Leader:
         try:
             while not stop.wait(HEARTBEAT.total_seconds()):
                 self._beat(connection)
+                ended = [thread.name for thread in threads if not thread.is_alive()]
+                if ended:  # whoever leads next, this process as likely as not, begins them all anew
+                    log.error("leadership_given_up", ended_followers=ended)
+                    break
         finally:
             deposed.set()
             scheduler.shutdown(wait=True)  # pyright: ignore[reportUnknownMemberType] - as above

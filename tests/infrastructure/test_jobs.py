@@ -9,11 +9,13 @@ from threading import Thread
 
 import psycopg
 import pytest
+import structlog
 
 from domain.errors import UnavailableError
 from infrastructure.postgres.job_runs import PostgresJobRuns
 from infrastructure.postgres.pool import Database
 from infrastructure.scheduler import Job, JobRunner, Leader
+from tests.kit.service import eventually
 
 HOUR = timedelta(hours=1)
 
@@ -101,6 +103,7 @@ from threading import Event
 from infrastructure.postgres.job_runs import PostgresJobRuns
 from infrastructure.postgres.pool import Database
 from infrastructure.scheduler import Job, JobRunner, Leader
+from tests.kit.service import eventually
 conninfo, host = sys.argv[1:]
 with Database(conninfo, size_max=2) as database:
     runner = JobRunner(PostgresJobRuns(database, host=host), count=lambda *_: None)
@@ -147,3 +150,34 @@ def wait_for(connection: psycopg.Connection[tuple[object, ...]], hosts: set[str]
     """Until the newest runs are of those hosts; a test that waits for ever is ended by its runner."""
     while {host for (host,) in connection.execute(HOSTS)} != hosts:
         connection.execute("SELECT pg_sleep(0.05)")
+
+
+def test_a_follower_that_ends_begins_anew(conninfo: str, runner: JobRunner) -> None:
+    """The leader says so once, ends the others, too, and stands again."""
+    stop, begun = Flag(), list[str]()
+
+    def steady(deposed: Flag) -> None:
+        begun.append("steady")
+        deposed.wait()
+
+    def ends_at_first(deposed: Flag) -> None:
+        begun.append("weak")
+        if begun.count("weak") > 1:
+            deposed.wait()
+
+    leader = Leader(
+        conninfo,
+        jobs={},
+        followers={"steady": steady, "weak": ends_at_first},
+        runner=runner,
+        tell_time=lambda *_: None,
+    )
+    thread = Thread(target=leader.run, args=(stop,))
+    with structlog.testing.capture_logs() as lines:
+        thread.start()
+        try:
+            eventually(lambda: sorted(begun) == ["steady", "steady", "weak", "weak"], "both have begun anew")
+        finally:
+            stop.set()
+            thread.join()
+    assert [line["ended_followers"] for line in lines if line["event"] == "leadership_given_up"] == [["weak"]]

@@ -3,23 +3,25 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from threading import Event as Flag
 from threading import Thread
 
 import psycopg
 import pytest
+import structlog
 
 from application.ledger import Ledger
-from application.outbox import Cancelled, Delivered, Failed, Message, Outcome
+from application.outbox import Cancelled, Delivered, Failed, Message, MessageState, Outcome
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
 from infrastructure.outbox import Channel, OutboxDelivery, OutboxFollower
 from infrastructure.postgres.migrate import migrate
-from infrastructure.postgres.outbox import PostgresOutbox
+from infrastructure.postgres.outbox import Attempt, PostgresOutbox
 from infrastructure.postgres.pool import Database
 from infrastructure.projections import Rebuilder
 from infrastructure.system import SystemClock, SystemEntropy
 from tests.kit.builders import NOON, SettableClock, a_key, account_id
+from tests.kit.databases import read_only
 from tests.kit.outbox import KeysCreated, ScriptedCarrier, states
 from tests.kit.service import eventually
 
@@ -40,6 +42,20 @@ def clock() -> SettableClock:
     return SettableClock()
 
 
+class NotingOutbox(PostgresOutbox):
+    """Notes whether an end was to be put on record and the database took no writes."""
+
+    refused = False
+
+    def end(self, message: Message, attempt: Attempt | None, state: MessageState, at: datetime) -> None:
+        """As ever."""
+        try:
+            super().end(message, attempt, state, at)
+        except psycopg.errors.ReadOnlySqlTransaction:
+            self.refused = True
+            raise
+
+
 class Outbox:
     """One channel on one database."""
 
@@ -50,7 +66,7 @@ class Outbox:
         source = KeysCreated(*(targets or ("whe_a",)), breaks_on="poison")
         self.channel = Channel("webhook", source, self.carrier, **values)  # type: ignore[arg-type]
         self.follower = OutboxFollower(database, recorder, self.channel, clock)
-        self.outbox = PostgresOutbox(database)
+        self.outbox = NotingOutbox(database)
         self.counted: list[str] = []
         self.clock = clock
 
@@ -323,6 +339,66 @@ def test_a_stop_breaks_off_what_is_under_way(
     assert outbox.delivery().deliver_due() == 1
     assert [each.attempt for each in outbox.carrier.attempts] == [1, 1]
     assert states(conninfo) == {("whe_a", 1): "delivered"}
+
+
+def test_following_and_delivering_live_through_a_database_that_takes_no_writes(
+    database: Database, recorder: PostgresRecorder, ledger: Ledger, conninfo: str
+) -> None:
+    """Both wait; the channel is not stopped for it, and what is due afterwards is told and brought."""
+    outbox, stop = Outbox(database, recorder, SettableClock(SystemClock().now())), Flag()
+    ledger.append(a_key())
+    threads = {
+        "tailer_waits_for_database": Thread(target=outbox.follower.run, args=(stop,)),
+        "outbox_waits_for_database": Thread(target=outbox.delivery().run, args=(stop,)),
+    }
+    with structlog.testing.capture_logs() as lines:
+
+        def has_waited(event: str) -> bool:
+            return any(line["event"] == event and "read-only" in line["reason"] for line in lines)
+
+        for thread in threads.values():
+            thread.start()
+        try:
+            eventually(lambda: states(conninfo) == {("whe_a", 1): "delivered"}, "both are at work")
+            with read_only(conninfo):
+                eventually(
+                    lambda: all(not each.is_alive() or has_waited(event) for event, each in threads.items()),
+                    "both have tried to write",
+                )
+            assert all(each.is_alive() for each in threads.values())
+            with psycopg.connect(conninfo, autocommit=True) as connection:
+                connection.execute("UPDATE outbox.progress SET position = 0")
+                connection.execute("DELETE FROM outbox.messages")
+            eventually(lambda: states(conninfo) == {("whe_a", 1): "delivered"}, "both go on")
+        finally:
+            stop.set()
+            for thread in threads.values():
+                thread.join()
+    assert "outbox_stopped" not in [line["event"] for line in lines]
+
+
+def test_an_attempt_is_put_on_record_when_the_database_takes_writes_again(
+    database: Database, recorder: PostgresRecorder, ledger: Ledger, conninfo: str
+) -> None:
+    """The receiver has it once: what ended meanwhile is on record as that, and is not brought again."""
+    outbox, told, released = Outbox(database, recorder, SettableClock(SystemClock().now())), Flag(), Flag()
+
+    def when_released(_: Message) -> Outcome:
+        told.set()
+        assert released.wait(60)
+        return Delivered(200)
+
+    outbox.carrier.answer = when_released
+    ledger.append(a_key())
+    follow(outbox)
+    with structlog.testing.capture_logs() as lines, outbox.delivering():
+        assert told.wait(60)
+        with read_only(conninfo):
+            released.set()
+            eventually(lambda: outbox.outbox.refused, "the record was tried")
+        eventually(lambda: states(conninfo) == {("whe_a", 1): "delivered"}, "it is on record")
+    assert len(outbox.carrier.attempts) == 1
+    assert "outbox_lost_an_attempt" not in [line["event"] for line in lines]
 
 
 def test_what_has_ended_is_kept_for_a_while(made: Outbox, ledger: Ledger, clock: SettableClock, conninfo: str) -> None:
