@@ -2,6 +2,9 @@
 
 A process's row holds what it has counted since it began; the counts of a process that is gone are added to those of the
 ended ones, in the step that takes its row out. So every count is in the sum once, and no sum ever falls.
+
+A process that was killed has no session any more, and its row is taken out within seconds. One that stands still, or is
+cut off without PostgreSQL's notice, keeps its session and its row, whose lease is then seen to run out.
 """
 
 from contextlib import suppress
@@ -30,7 +33,7 @@ HELP: Final = {
     "keyledger_deliveries_total": ("counter", "Attempts to deliver webhooks and mails, by channel and result."),
     "keyledger_delivery_seconds_total": ("counter", "Time that these attempts took."),
     "keyledger_cached_keys": ("gauge", "Keys that serving processes remember, all together."),
-    "keyledger_lease_seconds": ("gauge", "What is left of the shortest lease; negative: a process answers 503."),
+    "keyledger_lease_seconds": ("gauge", "What is left of the shortest lease; negative: one answers 503 or nothing."),
     "keyledger_access_log_queue_rows": ("gauge", "Access rows that wait to be written, all together."),
     "keyledger_processes": ("gauge", "Serving processes that follow the ledger."),
     "keyledger_leaders": ("gauge", "Background processes that lead: 1, or 0 when nobody runs the jobs."),
@@ -58,11 +61,17 @@ class MetricsTeller:
         UPDATE serving.metrics SET counters = %(counters)s, gauges = %(gauges)s, told_at = clock_timestamp()
         WHERE process_id = %(process)s
     """
+    # Ten seconds: a process that has lost its session alone has another by then, and `KeyledgerLeaseLost` waits longer.
     # In the order of the series, so that two that end at the same time do not wait for each other.
     TAKE_OUT = """
         WITH gone AS (
             DELETE FROM serving.metrics
-            WHERE process_id = %(process)s AND %(ends)s OR told_at < clock_timestamp() - interval '60 seconds'
+            WHERE process_id = %(process)s AND %(ends)s
+               OR told_at < clock_timestamp() - interval '15 minutes'
+               OR told_at < clock_timestamp() - interval '10 seconds' AND NOT EXISTS (
+                      SELECT FROM pg_stat_activity
+                      WHERE datname = current_database() AND application_name = 'keyledger metrics ' || process_id
+                  )
             RETURNING counters
         )
         INSERT INTO serving.metrics_of_ended AS e (series, total)
@@ -98,7 +107,10 @@ class MetricsTeller:
 
     def _tell_on_and_on(self) -> None:
         with PatientConnection.connect(
-            self._conninfo, autocommit=True, connect_timeout=2, application_name="keyledger metrics"
+            self._conninfo,
+            autocommit=True,
+            connect_timeout=2,
+            application_name=f"keyledger metrics {self._process_id}",
         ) as connection:
             connection.patience_seconds = 2 * TELL_SECONDS
             connection.execute("SET synchronous_commit = off")
@@ -135,11 +147,17 @@ class PostgresMetrics:
             SELECT c.key, c.value::double precision FROM serving.metrics, jsonb_each_text(counters) AS c
         ) AS each GROUP BY series
     """
+    # A lease was told with what was left of it then, and is told again each second: what is later than two is silence.
     GAUGES = """
-        SELECT g.key, CASE WHEN g.key = 'keyledger_lease_seconds' THEN min(g.value::double precision)
-                           ELSE sum(g.value::double precision) END
+        SELECT g.key, sum(g.value::double precision)
         FROM serving.metrics, jsonb_each_text(gauges) AS g
-        WHERE told_at > clock_timestamp() - interval '10 seconds' GROUP BY g.key
+        WHERE told_at > clock_timestamp() - interval '10 seconds' AND g.key <> 'keyledger_lease_seconds' GROUP BY g.key
+        UNION ALL
+        SELECT 'keyledger_lease_seconds', lease_seconds
+        FROM (SELECT min((gauges ->> 'keyledger_lease_seconds')::double precision
+                         - greatest(extract(epoch FROM clock_timestamp() - told_at) - 2, 0))
+              FROM serving.metrics) AS shortest (lease_seconds)
+        WHERE lease_seconds IS NOT NULL
     """
     STATE = """
         SELECT (SELECT count(*) FROM serving.processes),

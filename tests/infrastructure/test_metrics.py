@@ -1,5 +1,8 @@
 """Metrics of several processes on PostgreSQL: each count in the sum once, whoever ends, dies or was taken for dead."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 
 import psycopg
@@ -11,9 +14,10 @@ from infrastructure.postgres.pool import Database
 from infrastructure.system import SystemEntropy
 from tests.kit.service import eventually
 
+CACHED = "keyledger_cached_keys"
 KIND = ("/api/keys", 200, "ok")
 REQUESTS = 'keyledger_requests_total{route="/api/keys",status="200",outcome="ok"}'
-OLD = "UPDATE serving.metrics SET told_at = told_at - interval '61 seconds' WHERE process_id = %s"
+OLD = "UPDATE serving.metrics SET told_at = told_at - interval '16 minutes' WHERE process_id = %s"
 
 
 def counted(database: Database) -> int:
@@ -68,6 +72,51 @@ def test_a_process_taken_for_dead_is_counted_once(database: Database) -> None:
             count(silent, 3)
             eventually(is_counted(database, 8), "it goes on")
         assert counted(database) == 8
+
+
+TELL = """
+import sys
+from threading import Event
+from infrastructure.metrics import Metrics
+from infrastructure.postgres.metrics import MetricsTeller
+metrics = Metrics()
+metrics.watch(gauges={"keyledger_lease_seconds": lambda: 2.0, "keyledger_cached_keys": lambda: 3}, totals={})
+with MetricsTeller(sys.argv[1], metrics, process_id=sys.argv[2]):
+    Event().wait()
+"""
+
+
+def test_the_lease_of_a_process_that_stands_still_is_seen_to_run_out(database: Database) -> None:
+    """Until it is killed: its session ends with it, and its row is taken out; its other gauges are dropped before."""
+    process_id = str(SystemEntropy().new(RunId))
+
+    def gauges() -> dict[str, float]:
+        lines = (line.rsplit(" ", 1) for line in PostgresMetrics(database).scrape().splitlines())
+        return {name: float(value) for name, value in lines if name in {"keyledger_lease_seconds", CACHED}}
+
+    def take_out() -> None:
+        with database.cursor() as cursor:
+            cursor.execute(MetricsTeller.TAKE_OUT.encode(), {"process": "", "ends": False})
+
+    with subprocess.Popen([sys.executable, "-c", TELL, database.conninfo, process_id]) as process:
+        try:
+            eventually(lambda: 0 < gauges().get("keyledger_lease_seconds", 0) <= 2, "it tells what is left")
+            process.send_signal(signal.SIGSTOP)
+            eventually(lambda: gauges()["keyledger_lease_seconds"] < 0, "its lease has run out")
+            with database.cursor() as cursor:
+                cursor.execute("UPDATE serving.metrics SET told_at = told_at - interval '5 minutes'")
+            take_out()
+            told = gauges()
+            assert list(told) == ["keyledger_lease_seconds"]
+            assert told["keyledger_lease_seconds"] < -290
+        finally:
+            process.kill()
+
+    def is_taken_out() -> bool:
+        take_out()
+        return not gauges()
+
+    eventually(is_taken_out, "nothing is left of the killed one")
 
 
 def test_durations_are_cumulative_buckets() -> None:
