@@ -2,13 +2,18 @@
 
 import json
 import re
+from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 
 from infrastructure.postgres.metrics import HELP
+from interfaces.bootstrap import jobs, open_core
+from interfaces.settings import Settings
 
 OPS = Path(__file__).parents[2] / "ops"
 ALERTS = (OPS / "alerts.yaml").read_text(encoding="utf-8")
 DASHBOARD = json.loads((OPS / "dashboard.json").read_text(encoding="utf-8"))
+ARM = re.compile(r'(?:job=~"([^"]+)")?\}\[(\d+)([mh])\]\)\) > ([\d.]+)')
 NAME = re.compile(r"keyledger_\w+")
 SERIES = {
     name + suffix
@@ -35,3 +40,18 @@ def test_alerts_and_dashboard_ask_for_series_that_are_told() -> None:
     assert asked <= SERIES
     assert {name.removesuffix("_bucket") for name in asked} == set(HELP)
     assert set(NAME.findall(ALERTS)) <= SERIES
+
+
+def test_every_job_runs_often_enough_for_the_alert_that_it_fails(conninfo: str) -> None:
+    """In the time that an arm looks back on, each job that it is about has more runs than have to fail."""
+    (expression,) = (each for each in re.findall(r"expr: '(.+)'", ALERTS) if "keyledger_job_runs_total" in each)
+    settings = Settings(database_url=conninfo, secret_keys=("0" * 64,), database_connections=2)
+    with ExitStack() as stack:
+        every = {name: job.every for name, job in jobs(open_core(settings, conninfo, stack)).items()}
+    told: set[str] = set()
+    for names, count, unit, failures in ARM.findall(expression):
+        window = int(count) * {"m": timedelta(minutes=1), "h": timedelta(hours=1)}[unit]
+        about = set(names.split("|")) if names else set(every)
+        assert about <= set(every)
+        told |= {name for name in about if window // every[name] > float(failures)}
+    assert told == set(every)
