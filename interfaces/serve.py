@@ -1,5 +1,6 @@
 """`keyledger serve`: the database, the serving processes and the background process, started and ended together."""
 
+import errno
 import http.client
 import os
 import socket
@@ -117,8 +118,9 @@ def serve(settings: Settings) -> int:
     """Runs until SIGTERM or SIGINT; the exit code: 0 after a stop, 5 when the service cannot be kept running."""
     stop = stop_on_signals()
     start_logging(settings, service="serve")
-    if not _port_is_free(settings):
-        print(f"keyledger: {settings.host}:{settings.port} is in use (KEYLEDGER_PORT)", file=sys.stderr)  # noqa: T201 - talk
+    obstacle = _obstacle(settings)
+    if obstacle is not None:
+        print(f"keyledger: {settings.host}:{settings.port} {obstacle}", file=sys.stderr)  # noqa: T201 - talk
         return UNAVAILABLE
     with ExitStack() as stack:
         conninfo, embedded = open_database(settings, stack)
@@ -161,15 +163,18 @@ def _environment(settings: Settings, conninfo: str) -> dict[str, str]:
     return environment
 
 
-def _port_is_free(settings: Settings) -> bool:
+def _obstacle(settings: Settings) -> str | None:
+    """Why the address cannot be listened on; None when it can."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((settings.host, settings.port))
-        except OSError:
-            return False
-    return True
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return "is in use (KEYLEDGER_PORT)"
+        return f"cannot be listened on: {error.strerror} (KEYLEDGER_HOST, KEYLEDGER_PORT)"
+    return None
 
 
 def _demo(settings: Settings, conninfo: str) -> Secret | None:
@@ -189,7 +194,7 @@ def _demo(settings: Settings, conninfo: str) -> Secret | None:
 
 
 def _announce(settings: Settings, demo: Secret | None) -> None:
-    url = f"http://{settings.host}:{settings.port}"
+    url = settings.own_url
     print(f"Keyledger serves on {url} (Ctrl-C stops it)", file=sys.stderr, flush=True)  # noqa: T201 - as above
     if demo is not None:
         print("Your first API key, shown once:", flush=True)  # noqa: T201 - the command's own output

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -44,7 +44,7 @@ class Settings:
     """Root secrets, newest first, comma separated (or one a line in KEYLEDGER_SECRET_KEYS_FILE), 32 bytes or more in
     hex or base64url. Empty: generated once into data_dir, which only the embedded database allows."""
     host: str = "127.0.0.1"
-    """Loopback: TLS and the outside world are a proxy's work."""
+    """The address that is listened on, IPv4 or IPv6. Loopback: TLS and the outside world are a proxy's work."""
     port: int = 8000
     workers: int = 1
     """Serving processes; one per core is the most that helps."""
@@ -99,6 +99,11 @@ class Settings:
     settlement_window: timedelta = timedelta(seconds=10)
     """KEYLEDGER_SETTLEMENT_WINDOW_SECONDS: how often uses become `keys.used` events."""
 
+    @property
+    def own_url(self) -> str:
+        """Where it serves, by its own host and port."""
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None) -> Self:
         """The settings of the process's environment, or of the given one; SettingError for a bad value."""
@@ -112,7 +117,7 @@ class Settings:
             data_dir=Path(values.text("DATA_DIR") or default.data_dir).absolute(),
             database_url=values.secret("DATABASE_URL"),
             secret_keys=tuple((values.secret("SECRET_KEYS") or "").replace(",", "\n").split()),
-            host=values.text("HOST") or default.host,
+            host=values.parsed("HOST", _address) or default.host,
             port=values.number("PORT", default.port, low=1, high=65_535),
             workers=values.number("WORKERS", default.workers, low=1, high=256),
             environments=frozenset(values.listed("ENVIRONMENTS", Environment)) or default.environments,
@@ -206,6 +211,16 @@ def _parsed(name: str, parse: Callable[[str], Parsed], text: str) -> Parsed:
     except ValueError as error:
         # Without the cause: the library's own words may repeat a password.
         raise SettingError(f"KEYLEDGER_{name} {error}") from None
+
+
+def _address(text: str) -> str:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        address = None
+    if address is None or "%" in text:
+        raise ValueError("must be an IPv4 or IPv6 address, as 127.0.0.1 or ::1")
+    return str(address)
 
 
 def _mail_server(text: str) -> MailServer:

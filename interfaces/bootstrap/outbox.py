@@ -44,7 +44,7 @@ def _mail(core: Core) -> Channel:
         post_office=post_office,
         accounts=PostgresAccounts(core.database),
         seals=core.ring,
-        public_url=settings.public_url or f"http://{settings.host}:{settings.port}",
+        public_url=settings.public_url or settings.own_url,
     )
     return Channel("email", NoticeSource(), carrier, at_once=MAILS_AT_ONCE, lease=MAIL_LEASE)
 
