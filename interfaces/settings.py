@@ -171,6 +171,8 @@ class _Reader:
             return Path(file).read_text(encoding="utf-8").strip() or None
         except OSError as error:
             raise SettingError(f"KEYLEDGER_{name}_FILE: {file} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError:  # which holds what it has read, so it is not kept as the cause
+            raise SettingError(f"KEYLEDGER_{name}_FILE: {file} is not text (UTF-8)") from None
 
     def number(self, name: str, default: int, *, low: int, high: int) -> int:
         text = self.text(name)

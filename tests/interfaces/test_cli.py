@@ -296,6 +296,16 @@ def test_what_keeps_the_database_away_is_one_line_without_the_password(
     assert ":hunter2@" not in done.err
 
 
+@pytest.mark.parametrize("setting", ["KEYLEDGER_DATABASE_URL", "KEYLEDGER_SECRET_KEYS", "KEYLEDGER_SMTP_URL"])
+def test_a_file_that_is_not_text_is_told_by_its_setting(keyledger: Keyledger, tmp_path: Path, setting: str) -> None:
+    """Nothing of what is in it is shown."""
+    file = tmp_path / "file"
+    file.write_bytes(b"hunter2\xff\xfe")
+    done = keyledger("account", "list", **{f"{setting}_FILE": str(file)})
+    _assert_refused(done, Exit.USAGE)
+    assert done.err == f"keyledger: {setting}_FILE: {file} is not text (UTF-8)\n"
+
+
 def test_a_reader_that_goes_away_ends_the_command_without_a_word(keyledger: Keyledger, account: str) -> None:
     """`keyledger key list | head` is no error of anybody's: the code of an end by SIGPIPE, and nothing said."""
     reader, writer = os.pipe()
