@@ -1,7 +1,7 @@
 """`keyledger jobs`: what is done from time to time, by itself or by hand, and how it went."""
 
 from argparse import Namespace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Self
 
 import msgspec
@@ -14,6 +14,9 @@ from interfaces.cli.render import as_json, table
 from interfaces.cli.session import opened
 from interfaces.cli.terminal import say, write
 from interfaces.settings import Settings
+
+EPOCH = datetime.fromtimestamp(0, UTC)
+"""Where the slots of all jobs begin."""
 
 
 class LastRunBody(msgspec.Struct):
@@ -28,7 +31,7 @@ class LastRunBody(msgspec.Struct):
 
 
 class JobBody(msgspec.Struct):
-    """A job, how often the leader runs it, and how it went. ``next_at`` null: it has not been run by the leader."""
+    """A job, how often the leader runs it, and how it went. ``next_at`` null: it has never been run."""
 
     name: str
     every_seconds: float
@@ -36,14 +39,15 @@ class JobBody(msgspec.Struct):
     next_at: datetime | None
 
     @classmethod
-    def of(cls, name: str, every: timedelta, run: JobRun | None) -> Self:
+    def of(cls, name: str, every: timedelta, run: JobRun | None, *, now: datetime) -> Self:
         """The body of a job."""
         if run is None:
             return cls(name, every.total_seconds(), None, None)
         seconds = None if run.ended_at is None else (run.ended_at - run.started_at).total_seconds()
         last = LastRunBody(run.started_at, run.by_hand, run.outcome, seconds, run.done, run.error)
-        # Each slot is run in its middle.
-        return cls(name, every.total_seconds(), last, None if run.by_hand else run.slot + 1.5 * every)
+        # Each slot is run in its middle; a run by hand has a slot of its own, which says nothing about the leader's.
+        next_at = now + every - (now - EPOCH - every / 2) % every if run.by_hand else run.slot + 1.5 * every
+        return cls(name, every.total_seconds(), last, next_at)
 
 
 class JobsBody(msgspec.Struct):
@@ -62,8 +66,8 @@ class JobRunBody(msgspec.Struct):
 def list_all(arguments: Namespace, settings: Settings) -> int:
     """The jobs, one a line."""
     with opened(settings) as core:
-        last = last_runs(core)
-        bodies = [JobBody.of(name, job.every, last.get(name)) for name, job in jobs(core).items()]
+        last, now = last_runs(core), core.clock.now()
+        bodies = [JobBody.of(name, job.every, last.get(name), now=now) for name, job in jobs(core).items()]
     write(as_json(JobsBody(bodies)) if arguments.json else table(COLUMNS, [_row(body) for body in bodies]))
     return Exit.OK
 

@@ -8,7 +8,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +212,19 @@ def test_a_job_runs_by_hand(keyledger: Keyledger) -> None:
     done = keyledger("jobs", "run", "everything")
     _assert_refused(done, Exit.REFUSED)
     assert all(name in done.err for name in names)
+
+
+def test_a_run_by_hand_leaves_the_leaders_next_one_in_the_list(keyledger: Keyledger) -> None:
+    """In the middle of the hour, for a job that runs hourly."""
+    assert keyledger("jobs", "run", "retention").code == Exit.OK
+    before = datetime.now(UTC)
+    (next_at,) = (
+        datetime.fromisoformat(job["next_at"])
+        for job in keyledger("jobs", "list", "--json").json["data"]
+        if job["name"] == "retention"
+    )
+    assert before < next_at <= datetime.now(UTC) + timedelta(hours=1)
+    assert (next_at.minute, next_at.second, next_at.microsecond) == (30, 0, 0)
 
 
 @pytest.mark.parametrize(
