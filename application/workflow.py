@@ -209,7 +209,10 @@ class WorkflowManagement:
         self._ledger = ledger
 
     def resume(self, process_id: str, *, by: Origin) -> None:
-        """Lets a stuck process go on; one that runs is looked at within seconds. UnknownAggregateError."""
+        """Lets a stuck process go on; one that runs is looked at within seconds.
+
+        UnknownAggregateError; ConflictError when it has ended or was cancelled.
+        """
         self._change(process_id, lambda process: process.resume(by=by))
 
     def cancel(self, process_id: str, *, by: Origin) -> None:

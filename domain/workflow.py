@@ -12,6 +12,7 @@ from enum import StrEnum
 from types import EllipsisType
 from typing import Any, ClassVar
 
+from domain.errors import ConflictError
 from domain.events import Aggregate, Event, Origin
 
 RETRIES = tuple(timedelta(seconds=seconds) for seconds in (5, 60, 600, 3600, 6 * 3600))
@@ -175,7 +176,12 @@ class Process(Aggregate, topic="process"):
             self.record(Recovered, by=by)
 
     def resume(self, *, by: Origin) -> None:
-        """Lets a stuck process go on, from where it stood; one that runs is looked at now."""
+        """Lets a stuck process go on, from where it stood; one that runs is looked at now.
+
+        ConflictError when it has ended or was cancelled.
+        """
+        if self.state in {ProcessState.CANCELLED, ProcessState.ENDED}:
+            raise ConflictError(f"The process is {self.state}, and does not go on")
         if self.state is ProcessState.STUCK:
             self.record(Resumed, by=by)
         if self.state is ProcessState.RUNNING:

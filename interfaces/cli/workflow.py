@@ -103,7 +103,7 @@ def show(arguments: Namespace, settings: Settings) -> int:
 
 
 def resume(arguments: Namespace, settings: Settings) -> int:
-    """Lets a stuck process go on."""
+    """Lets a stuck process go on. ConflictError when it has ended or was cancelled."""
     with operator(settings) as op:
         _found(op, arguments.id)
         op.manage.workflows.resume(arguments.id, by=op.origin)

@@ -432,6 +432,9 @@ def test_a_rotation_is_a_process_that_can_be_seen_and_cancelled(keyledger: Keyle
     shown = keyledger("workflow", "show", process["id"])
     assert re.search(rf"^subject +{key_id}$", shown.out, re.MULTILINE)
     assert keyledger("workflow", "cancel", process["id"], "--json").json["state"] == "cancelled"
+    resumed = keyledger("workflow", "resume", process["id"])
+    _assert_refused(resumed, Exit.REFUSED)
+    assert resumed.err.startswith("keyledger: The process is cancelled")
     assert keyledger("workflow", "list", "--state", "stuck", "--json").json["data"] == []
     assert keyledger("workflow", "list", "--workflow", "webhook_failure", "--json").json["data"] == []
     _assert_refused(keyledger("workflow", "resume", "rot_000000000"), Exit.NOT_FOUND)
