@@ -120,7 +120,7 @@ class Settings:
             host=values.parsed("HOST", _address) or default.host,
             port=values.number("PORT", default.port, low=1, high=65_535),
             workers=values.number("WORKERS", default.workers, low=1, high=256),
-            environments=frozenset(values.listed("ENVIRONMENTS", Environment)) or default.environments,
+            environments=frozenset(values.listed("ENVIRONMENTS", _environment)) or default.environments,
             access_log_durability=values.choice("ACCESS_LOG_DURABILITY", ("commit", "buffered"), "commit"),
             access_log_days=values.number("ACCESS_LOG_DAYS", default.access_log_days, low=1, high=3650),
             log_client_ip=values.choice("LOG_CLIENT_IP", ("full", "truncated", "none"), "full"),
@@ -213,6 +213,13 @@ def _parsed(name: str, parse: Callable[[str], Parsed], text: str) -> Parsed:
     except ValueError as error:
         # Without the cause: the library's own words may repeat a password.
         raise SettingError(f"KEYLEDGER_{name} {error}") from None
+
+
+def _environment(text: str) -> Environment:
+    for environment in Environment:
+        if environment == text:
+            return environment
+    raise ValueError(f"{text!r} is none of {', '.join(Environment)}")
 
 
 def _address(text: str) -> str:

@@ -113,7 +113,7 @@ def hand_over(arguments: Namespace, settings: Settings) -> int:
         if arguments.endpoint != "none":
             if not Plan(account.plan).includes(Feature.WEBHOOKS):
                 raise ForbiddenError
-            endpoint_id = parsed("endpoint", WebhookEndpointId.parse, arguments.endpoint)
+            endpoint_id = parsed("ENDPOINT", WebhookEndpointId.parse, arguments.endpoint)
             endpoint = op.manage.webhooks.get(account_id=account.account_id, endpoint_id=endpoint_id)
             handover = Handover(endpoint.endpoint_id, endpoint.url)
         changed = op.manage.accounts.hand_over_to(account_id=account.account_id, handover=handover, by=op.origin)

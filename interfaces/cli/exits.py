@@ -79,8 +79,13 @@ def explained(error: Exception) -> tuple[Exit, str]:
 
 
 def _option(field: str) -> str:
-    """The option that a field of the HTTP contract was typed as: `allowed_ips[1]` is `--allow-ip`."""
+    """The option that a field of the HTTP contract was typed as: `allowed_ips[1]` is `--allow-ip`.
+
+    What is typed without an option has its name in capitals, as the help has it.
+    """
     name = field.partition("[")[0]
+    if name.isupper():
+        return name
     return _OPTIONS.get(name, f"--{name.replace('_', '-')}")
 
 

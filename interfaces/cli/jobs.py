@@ -89,7 +89,7 @@ def run(arguments: Namespace, settings: Settings) -> int:
     with opened(settings) as core:
         known = jobs(core)
         if arguments.name not in known:
-            raise InvalidError.of("name", f"must be one of: {', '.join(known)}")
+            raise InvalidError.of("NAME", f"must be one of: {', '.join(known)}")
         done = run_job(core, arguments.name)
     write(as_json(JobRunBody(arguments.name, done)) if arguments.json else f"{done}\n")
     say(f"job {arguments.name} has run")

@@ -211,7 +211,23 @@ def test_a_job_runs_by_hand(keyledger: Keyledger) -> None:
     assert last["retirement"] is None
     done = keyledger("jobs", "run", "everything")
     _assert_refused(done, Exit.REFUSED)
+    assert done.err.startswith("keyledger: NAME: must be one of: ")
     assert all(name in done.err for name in names)
+
+
+def test_what_is_typed_without_an_option_is_called_as_the_help_has_it(keyledger: Keyledger, account: str) -> None:
+    """`hand-over` has no `--endpoint`."""
+    done = keyledger("account", "hand-over", account, "whe_nope")
+    _assert_refused(done, Exit.REFUSED)
+    assert done.err.startswith("keyledger: ENDPOINT: ")
+    assert "ENDPOINT" in keyledger("account", "hand-over", "--help").out
+
+
+def test_a_setting_that_takes_a_list_says_of_what(keyledger: Keyledger) -> None:
+    """The environments' names, not those of our classes."""
+    done = keyledger("account", "list", KEYLEDGER_ENVIRONMENTS="live,prod")
+    _assert_refused(done, Exit.USAGE)
+    assert done.err == "keyledger: KEYLEDGER_ENVIRONMENTS: 'prod' is none of live, staging, dev\n"
 
 
 def test_a_run_by_hand_leaves_the_leaders_next_one_in_the_list(keyledger: Keyledger) -> None:
