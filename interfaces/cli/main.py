@@ -9,7 +9,7 @@ from typing import cast
 
 from interfaces.cli.exits import Exit, explained
 from interfaces.cli.grammar import parse
-from interfaces.cli.terminal import say
+from interfaces.cli.terminal import flush, say, take_any_character
 from interfaces.settings import Settings
 
 Command = Callable[[Namespace, Settings], int]
@@ -17,9 +17,10 @@ Command = Callable[[Namespace, Settings], int]
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the command of these words (None: of the process's own) and answers the exit code. Nothing is raised."""
+    take_any_character()
     try:
         code = _run(sys.argv[1:] if words is None else words)
-        sys.stdout.flush()
+        flush()
     except BrokenPipeError:
         # Python flushes stdout once more at its end, and would complain there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

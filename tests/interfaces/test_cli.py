@@ -1,5 +1,6 @@
 """The command line, as its operator and their scripts meet it: the real command on a real database."""
 
+import errno
 import json
 import os
 import re
@@ -48,11 +49,13 @@ class Keyledger:
 
     settings: dict[str, str]
 
-    def __call__(self, *words: str, stdout: int = subprocess.PIPE, **settings: str) -> Done:
-        """Runs it to its end."""
+    def __call__(
+        self, *words: str, stdout: int = subprocess.PIPE, started_by: tuple[str, ...] = (), **settings: str
+    ) -> Done:
+        """Runs it to its end; ``started_by``: a command that takes it as its arguments."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("KEYLEDGER_")}
         done = subprocess.run(
-            [COMMAND, *words],
+            [*started_by, COMMAND, *words],
             env=inherited | self.settings | settings,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
@@ -358,6 +361,24 @@ def test_a_secret_that_could_not_be_written_is_told(keyledger: Keyledger, accoun
     named = re.search(r"key_[0-9A-Za-z]{9}", done.err)
     assert named is not None
     assert keyledger("key", "show", named[0]).code == Exit.OK
+
+
+def test_a_secret_that_had_nowhere_to_be_written_is_told(keyledger: Keyledger, account: str) -> None:
+    """As that which could not be written, when stdout was closed before the start."""
+    closed = ("sh", "-c", 'exec "$0" "$@" >&-')
+    create = ("key", "create", "--account", account, "--name", "x", "--environment", "dev")
+    done = keyledger(*create, started_by=closed)
+    assert done.code == Exit.UNEXPECTED
+    assert os.strerror(errno.EBADF) in done.err
+    named = re.search(r"(key_[0-9A-Za-z]{9}) was created, but its key could not be written", done.err)
+    assert named is not None
+    assert keyledger("key", "show", named[1]).code == Exit.OK
+
+
+def test_what_the_outputs_encoding_does_not_have_is_escaped(keyledger: Keyledger, key_id: str) -> None:
+    """A name, and the bars of the usage."""
+    assert "B\\xfcro" in keyledger("key", "show", key_id, PYTHONIOENCODING="ascii").out
+    assert keyledger("usage", key_id, PYTHONIOENCODING="ascii").code == Exit.OK
 
 
 def test_what_nobody_foresaw_is_told_by_its_kind_and_place_alone() -> None:
