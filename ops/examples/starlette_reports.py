@@ -2,6 +2,7 @@
 
 With KEYLEDGER_DATABASE_URL and KEYLEDGER_SECRET_KEYS set as for the service:
 
+    pip install starlette
     granian --interface asgi --working-dir ops/examples starlette_reports:app
 """
 

@@ -2,6 +2,7 @@
 
 With WEBHOOK_SECRET as `keyledger webhook create` printed it, and KEYS an existing directory that others cannot read:
 
+    pip install standardwebhooks starlette
     granian --interface asgi --working-dir ops/examples successor_receiver:app
 """
 
