@@ -9,7 +9,7 @@ from pathlib import Path
 from infrastructure.postgres.metrics import HELP
 from interfaces.bootstrap import jobs, open_core
 from interfaces.http.gate import ROWS_BEHIND_MAX
-from interfaces.http.server import BACKLOG
+from interfaces.http.server import CONNECTIONS_MAX
 from interfaces.settings import Settings
 
 OPS = Path(__file__).parents[2] / "ops"
@@ -63,4 +63,4 @@ def test_as_many_rows_wait_as_the_alert_is_about_before_anything_bounds_them() -
     """Buffered, more wait before their callers are slowed; else, half of the requests that can be under way suffice."""
     (threshold,) = re.findall(r"expr: 'keyledger_access_log_queue_rows > (\d+)'", ALERTS)
     assert int(threshold) < ROWS_BEHIND_MAX
-    assert int(threshold) <= BACKLOG // 2, "the batch that is being written is not among those that wait"
+    assert int(threshold) <= CONNECTIONS_MAX // 2, "the batch that is being written is not among those that wait"
