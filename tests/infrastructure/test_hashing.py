@@ -107,7 +107,9 @@ def test_the_derivation_never_changes() -> None:
     """Pinned values: were they to change, every key, receipt, log hash and cursor in the world would be void."""
     assert RING.tag(RAW[:-11]) == b"7Ak9ystxM4A"
     assert RING.receipt(RAW).hex() == "fdd91084f73fd572314a6280344ca075cc149db36942819e88dc3f5f9792b6a2"
-    assert [purpose.value for purpose in Purpose] == ["tag", "receipt", "cursor", "log", "session", "link", "seal"]
+    purposes = ["tag", "receipt", "cursor", "log", "session", "link", "seal", "name"]
+    assert [purpose.value for purpose in Purpose] == purposes
+    assert RING.fingerprints[0] == "3d0a55926d621e496b56793d8d03fe99"
     assert RING.seal_cursor(b"page 2") == "BeuBhWaFbQ1eAJ5G7WjVI3BhZ2UgMg"
     assert RING.seal_link(b"page 2") == "ZvCdigf7Da3ocCum297RmXBhZ2UgMg"
     assert RING.log_hash(RAW) == "76cc5d454e3d0e9292e0ab16cfab8ef2"
