@@ -724,3 +724,33 @@ def test_a_batch_that_an_upgrade_overtook_is_counted_once(open_log: OpenLog, wat
     watcher.execute("SET timezone = 'UTC'")
     assert watcher.execute(TOLD).fetchall() == watcher.execute(THERE).fetchall()
     assert watcher.execute(LIVE_TOLD).fetchall() == watcher.execute(LIVE_THERE).fetchall()
+
+
+def test_the_previous_release_writes_its_columns(open_log: OpenLog, watcher: psycopg.Connection[Any]) -> None:
+    """While an upgrade is under way: what it gives as columns are the same rows, in the same run."""
+    log = open_log()
+    log.write(a_row(1)).result(5)
+    [written] = watcher.execute(
+        """
+        SELECT usage.write_batch(
+            %(run)s, 1, 3, %(at)s, %(at)s, %(salts)s, %(instants)s, '{req_2,req_3}', '{2,1}',
+            '{GET,POST}', '{/a,/b}', '{200,401}', '{ok,forged}', '{t,f}', %(keys)s, %(accounts)s,
+            '{NULL,h}', '{NULL,::1}'
+        )
+        """,
+        {
+            "run": log.run_id,
+            "at": NOW,
+            "salts": bytes(range(32)),
+            "instants": [NOW + timedelta(seconds=1), NOW],
+            "keys": [key_id(1), None],
+            "accounts": [account_id(1), None],
+        },
+    ).fetchall()
+    assert written == (True,)
+    rows = watcher.execute("SELECT * FROM usage.access_log WHERE seq > 1 ORDER BY seq").fetchall()
+    second = NOW + timedelta(seconds=1)
+    refused = (bytes(range(16)), second, "POST", "/b", 401, "forged", False, None, None, "h", "::1", "req_2")
+    good = (bytes(range(16, 32)), NOW, "GET", "/a", 200, "ok", True, key_id(1), account_id(1), None, None, "req_3")
+    assert rows == [(log.run_id, 2, *refused), (log.run_id, 3, *good)]
+    assert watcher.execute("SELECT uncounted_from, uncounted_to FROM usage.writers").fetchall() == [(NOW, second)]

@@ -5,8 +5,7 @@ CREATE TYPE usage.access_kind AS (
     client_ip text
 );
 
--- As `usage.write_batch` of 0022, which serves the processes of the previous release. `places` holds for each row the place of its
--- kind in `kinds`.
+-- As `usage.write_batch` of 0022, which now calls it. `places` holds for each row the place of its kind in `kinds`.
 CREATE FUNCTION usage.write_batch(
     run text, before bigint, through bigint, at timestamptz, window_ends timestamptz, first_at timestamptz, last_at timestamptz,
     salts bytea, instants timestamptz[], requests text[], places integer[], kinds usage.access_kind[]
@@ -67,3 +66,24 @@ BEGIN
     RETURN true;
 END
 $$;
+
+-- For the previous release.
+CREATE OR REPLACE FUNCTION usage.write_batch(
+    run text, before bigint, through bigint, at timestamptz, window_ends timestamptz,
+    salts bytea, instants timestamptz[], requests text[], kinds integer[],
+    methods text[], endpoints text[], statuses smallint[], outcomes text[], accepts boolean[], keys text[],
+    accounts text[], hashes text[], clients text[]
+) RETURNS boolean
+LANGUAGE sql
+RETURN usage.write_batch(
+    run, before, through, at, window_ends, (SELECT min(i) FROM unnest(instants) AS i), (SELECT max(i) FROM unnest(instants) AS i),
+    salts, instants, requests, kinds,
+    ARRAY(
+        SELECT ROW (
+            k.method, k.endpoint, k.status, k.outcome, k.accepted, k.key_id, k.account_id, k.key_hash, k.client_ip
+        )::usage.access_kind
+        FROM unnest(methods, endpoints, statuses, outcomes, accepts, keys, accounts, hashes, clients) WITH ORDINALITY
+            AS k (method, endpoint, status, outcome, accepted, key_id, account_id, key_hash, client_ip, place)
+        ORDER BY k.place
+    )
+);
