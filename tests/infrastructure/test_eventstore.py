@@ -8,6 +8,8 @@ from threading import Event as Flag
 import psycopg
 import pytest
 from eventsourcing.persistence import IntegrityError
+from psycopg import Cursor
+from psycopg.rows import TupleRow
 
 from application.ledger import Ledger, NewVerifier, UnknownAggregateError
 from application.verified_keys import Change
@@ -15,6 +17,7 @@ from domain.account import Account
 from domain.api_key import ApiKey
 from domain.credential import Environment
 from domain.errors import ConflictError, UnavailableError
+from domain.events import Event
 from domain.naming import Name
 from infrastructure.board import Board
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
@@ -171,17 +174,46 @@ def test_commands_that_keep_losing_end_in_a_conflict(ledger: Ledger) -> None:
         ledger.change(ApiKey, key_id(1), always_late)
 
 
-def test_a_broken_connection_is_unavailable_and_the_next_append_works(
+class _Ending:
+    """A view whose first event has PostgreSQL take the connection away, in the middle of the append."""
+
+    name = "ending"
+
+    def __init__(self) -> None:
+        self._ends = True
+
+    def apply(self, cursor: Cursor[TupleRow], event: Event, position: int) -> None:
+        """The connection's own backend ends it."""
+        del event, position
+        if self._ends:
+            self._ends = False
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    def clear(self, cursor: Cursor[TupleRow]) -> None:
+        """There is nothing."""
+
+
+def test_a_broken_connection_is_unavailable_and_the_next_append_works(database: Database) -> None:
+    """PostgreSQL taking the connection away is said in one word, and nothing has to be repaired by hand."""
+    ledger = Ledger(PostgresLedgerFactory(PostgresRecorder(database, [AccountsView(), _Ending()])))
+    with pytest.raises(UnavailableError):
+        ledger.append(an_account(number=1))
+    ledger.append(an_account(number=2))
+    accounts = PostgresAccounts(database)
+    assert (accounts.find(account_id(1)), accounts.find(account_id(2)) is not None) == (None, True)
+
+
+def test_an_append_is_not_refused_for_a_connection_that_ended_while_it_rested(
     ledger: Ledger, database: Database, conninfo: str
 ) -> None:
-    """PostgreSQL taking the connection away is said in one word, and nothing has to be repaired by hand."""
+    """It is done over another."""
     ledger.append(an_account(number=1))
     with psycopg.connect(conninfo, autocommit=True) as other:
-        other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'keyledger'")
-    with pytest.raises(UnavailableError):
-        ledger.append(an_account(number=2))
-    ledger.append(an_account(number=3))
-    assert PostgresAccounts(database).find(account_id(3)) is not None
+        other.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'keyledger'"
+        )
+    ledger.append(an_account(number=2))
+    assert PostgresAccounts(database).find(account_id(2)) is not None
 
 
 def test_a_page_of_keys_is_the_newest_first_and_continues_where_it_ended(ledger: Ledger, database: Database) -> None:
