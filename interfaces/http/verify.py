@@ -85,8 +85,9 @@ async def verify_key(
         if isinstance(refusal, RateLimitedError):
             return VerifiedBody(valid=False, code="RATE_LIMITED")
         # What was made up may bear the id of any key, and method, path and client are the caller's words.
-        if checked.facts is None and checked.key_id is not None:
-            checked = checked if await gatekeeper.owner_of(checked.key_id) == caller.account_id else nobodys
+        unproven = checked.key_id if checked.facts is None else None
+        if unproven is not None and await gatekeeper.owner_of(unproven) != caller.account_id:
+            checked = nobodys
         status = HTTPStatus.UNAUTHORIZED if checked.verdict.is_credential_refusal else HTTPStatus.FORBIDDEN
     committed = gatekeeper.log(
         checked,
