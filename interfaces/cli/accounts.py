@@ -7,9 +7,9 @@ from typing import Any, Self
 import msgspec
 
 from application.ports import AccountView, Freshness
-from domain.access import Feature, Plan
+from domain.access import Plan
 from domain.account import ROTATION_DUE_DAYS_MAX, Handover
-from domain.errors import ForbiddenError, InvalidError
+from domain.errors import InvalidError
 from domain.ids import WebhookEndpointId
 from domain.mail_address import MailAddress
 from domain.naming import Name
@@ -108,11 +108,11 @@ def rotate_after(arguments: Namespace, settings: Settings) -> int:
 def hand_over(arguments: Namespace, settings: Settings) -> int:
     """Chooses the webhook that is handed over the successors of the account's keys that fall due; `none`: no more."""
     with operator(settings) as op:
-        account = op.account(arguments.id)
         handover = None
-        if arguments.endpoint != "none":
-            if not Plan(account.plan).includes(Feature.WEBHOOKS):
-                raise ForbiddenError
+        if arguments.endpoint == "none":
+            account = op.account(arguments.id)
+        else:
+            account = op.account_with_webhooks(arguments.id)
             endpoint_id = parsed("ENDPOINT", WebhookEndpointId.parse, arguments.endpoint)
             endpoint = op.manage.webhooks.get(account_id=account.account_id, endpoint_id=endpoint_id)
             handover = Handover(endpoint.endpoint_id, endpoint.url)

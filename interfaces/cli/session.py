@@ -12,7 +12,8 @@ from application.accounts import UNKNOWN_ACCOUNT
 from application.keys import UNKNOWN_KEY
 from application.ports import AccountView, Cursors, Keys, KeyView
 from application.webhooks import UNKNOWN_WEBHOOK, EndpointView, Webhooks
-from domain.errors import NotFoundError
+from domain.access import Feature, Plan
+from domain.errors import ConflictError, NotFoundError
 from domain.events import Origin
 from domain.ids import AccountId, KeyId, MalformedIdError, WebhookEndpointId
 from interfaces.bootstrap import Core, Management, management, migrate_database, open_core, open_database, start_logging
@@ -38,6 +39,13 @@ class Operator:
         except MalformedIdError as error:
             raise NotFoundError(UNKNOWN_ACCOUNT) from error
         return self.manage.accounts.get(account_id)
+
+    def account_with_webhooks(self, text: str) -> AccountView:
+        """As `account`; ConflictError where its plan has no webhooks, since nothing would be sent."""
+        account = self.account(text)
+        if not Plan(account.plan).includes(Feature.WEBHOOKS):
+            raise ConflictError(f"The account's plan ({account.plan}) has no webhooks")
+        return account
 
     def key(self, text: str) -> KeyView:
         """The key of an id as it was typed, whoever owns it; NotFoundError."""

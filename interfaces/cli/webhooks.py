@@ -35,7 +35,7 @@ def create(arguments: Namespace, settings: Settings) -> int:
     events = parsed("events", Subscriptions.parse, arguments.event)
     description = described(arguments.description)
     with operator(settings) as op:
-        account_id = op.account(arguments.account).account_id
+        account_id = op.account_with_webhooks(arguments.account).account_id
         issued = op.manage.webhooks.create(
             account_id=account_id, url=url, events=events, description=description, by=op.origin
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from domain.access import Plan
 from domain.webhook_endpoint import DisabledReason, GivenUpDelivery, WebhookEndpoint
 from interfaces.cli.exits import Exit
 from tests.kit.http_server import ROOT_SECRET, HttpServer
@@ -78,7 +79,7 @@ def test_an_endpoints_life_at_the_command_line(server: HttpServer, operated: Ope
 
 
 def test_what_cannot_be_is_refused(server: HttpServer, operated: Operated) -> None:
-    """A private address, an unknown event type, an id that is none, a delivery that is none."""
+    """A private address, an unknown event type, an id and a delivery that are none, a plan without webhooks."""
     account = server.back.account()
     create = ("create", "--account", account, "--url")
     operated.run(*create, "https://127.0.0.1/", "--event", "*", code=Exit.REFUSED)
@@ -88,6 +89,9 @@ def test_what_cannot_be_is_refused(server: HttpServer, operated: Operated) -> No
     webhook_id = operated.json("list", "--account", account)["data"][0]["id"]
     operated.run("retry", webhook_id, "msg_0000000000000000000000", code=Exit.NOT_FOUND)
     operated.run("rotate-secret", webhook_id, "--grace-seconds", "-1", code=Exit.REFUSED)
+    free = server.back.account(Plan.FREE)
+    refused = operated.run("create", "--account", free, "--url", URL, "--event", "*", code=Exit.REFUSED)
+    assert "plan (free) has no webhooks" in refused.stderr
 
 
 def test_a_failing_webhook_is_a_process_that_can_be_seen(server: HttpServer, operated: Operated) -> None:
