@@ -83,6 +83,8 @@ class Authenticator:
         self._readings: dict[bytes, Future[_Reading]] = {}
         self._reading_lock = Lock()
         self._look_ups = 0
+        self._recalled = 0
+        self._accepted = 0
 
     def recall(
         self, raw: bytes | None, *, need: Need, client: Address | None, environment: Environment | None = None
@@ -97,6 +99,7 @@ class Authenticator:
             raise UnavailableError("Cannot prove that the key is still valid")
         known = self._verified.recall(self._verified.fingerprint(raw))
         if known is not None:
+            self._recalled += 1
             return self._judged(known, need, client, environment)
         presented = self._presented(raw)
         if isinstance(presented, PresentedKey) or self._imported.may_be(raw):
@@ -115,10 +118,15 @@ class Authenticator:
         if elapsed >= verified.fresh_until:
             return None
         known = verified.recall(verified.fingerprint(raw))
-        if known is None or now < known.open_until:
-            return known
-        attempt = Attempt(client, None, None, self._environments, None)
-        return known if judge(known.facts, attempt, now) is Verdict.OK else None
+        if known is None or (now >= known.open_until and not self._is_open(known.facts, client, now)):
+            return None
+        self._accepted += 1
+        return known
+
+    @property
+    def hits(self) -> int:
+        """How many credentials were remembered; ``recall`` and ``accepted`` are each asked by one thread."""
+        return self._recalled + self._accepted
 
     @property
     def look_ups(self) -> int:
@@ -162,6 +170,9 @@ class Authenticator:
             result = self._read(raw, fingerprint, client)
         found = result.found
         return found if isinstance(found, Authentication) else self._judged(found, need, client, environment)
+
+    def _is_open(self, facts: KeyFacts, client: Address | None, now: datetime) -> bool:
+        return judge(facts, Attempt(client, None, None, self._environments, None), now) is Verdict.OK
 
     def _judged(
         self, known: VerifiedKey, need: Need, client: Address | None, environment: Environment | None

@@ -100,8 +100,6 @@ class VerifiedKeys:
         self._ahead: dict[str, int] = {}  # the newest position known of a stream, while it is not applied
         self._told_through = 0
         self._lock = Lock()
-        self.hits = 0
-        """How often ``recall`` had an answer; counted by the one thread that asks."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -136,7 +134,6 @@ class VerifiedKeys:
                 self._entries.move_to_end(fingerprint)
             except KeyError:
                 return None  # a change has just taken it out
-            self.hits += 1
         return entry
 
     def remember(self, fingerprint: bytes, key: VerifiedKey, *, read_at: int) -> bool:

@@ -28,7 +28,8 @@ from infrastructure.traces import OtlpTraces
 from interfaces.bootstrap.core import Core, attempts, open_core, start_logging, tie_to_parent
 from interfaces.bootstrap.database import open_database
 from interfaces.bootstrap.management import management
-from interfaces.http.app import HttpServices, create_app
+from interfaces.http.ahead import answer_ahead
+from interfaces.http.app import HttpServices, create_app, create_quick
 from interfaces.http.edge import RequestLine
 from interfaces.http.gate import Gatekeeper
 from interfaces.http.metrics import MetricsDoor
@@ -114,7 +115,7 @@ def open_gate(core: Core, stack: ExitStack) -> OpenGate:
             "keyledger_access_log_queue_rows": access_log.queued,
         },
         totals={
-            "keyledger_key_hits_total": lambda: verified.hits,
+            "keyledger_key_hits_total": lambda: authenticator.hits,
             "keyledger_key_lookups_total": lambda: authenticator.look_ups,
         },
     )
@@ -158,17 +159,20 @@ def http_app() -> ASGIApp:
             close=stack.pop_all().close,
         )
         app = create_app(services)
-        app = traced(app)
+        if traced is None:
+            answer_ahead(create_quick(services))
+        else:  # every request gets its span, so none goes past that layer
+            app = traced(app)
         spare_long_lived_objects()
         take_short_turns()
         return app
 
 
-def _tracing(settings: Settings, core: Core, stack: ExitStack) -> Callable[[ASGIApp], ASGIApp]:
-    """What puts the layer of traces around an application; where none are wanted, it stays as it is."""
+def _tracing(settings: Settings, core: Core, stack: ExitStack) -> Callable[[ASGIApp], ASGIApp] | None:
+    """What puts the layer of traces around an application; None where none are wanted."""
     receiver = settings.traces
     if receiver is None:
-        return lambda app: app
+        return None
     traces = stack.enter_context(OtlpTraces(receiver, instance=core.entropy.new(RunId)))
     return lambda app: Traced(
         app,

@@ -194,7 +194,7 @@ class Gatekeeper:
             return committed
         log = self.access_log
         if log.queued() <= ROWS_BEHIND_MAX:
-            log.submit(kind, occurred_at, request_id, None, _nobody_waits)
+            log.submit(kind, occurred_at, request_id, None, nobody_waits)
             return None
         loop = asyncio.get_running_loop()
         batch: asyncio.Future[None] = loop.create_future()
@@ -210,7 +210,7 @@ class Gatekeeper:
             kind = kind._replace(status=int(HTTPStatus.SERVICE_UNAVAILABLE))
             raise UnavailableError("The access log cannot keep up") from error
         finally:  # also of a client that has gone meanwhile; there is room for it
-            self.access_log.submit(kind, occurred_at, request_id, None, _nobody_waits)
+            self.access_log.submit(kind, occurred_at, request_id, None, nobody_waits)
 
 
 class Gate:
@@ -310,5 +310,6 @@ def _resolve(waiters: Sequence["asyncio.Future[None]"], error: UnavailableError 
             waiter.set_exception(error)
 
 
-def _nobody_waits(waiters: Sequence[Any], error: UnavailableError | None) -> None:
+def nobody_waits(waiters: Sequence[Any], error: UnavailableError | None) -> None:
+    """Tells nobody of a batch."""
     del waiters, error

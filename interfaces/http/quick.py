@@ -1,16 +1,20 @@
-"""The usual question of a proxy, answered in one go, in front of the application.
+"""The usual question of a proxy, answered in one go, ahead of the application and its event loop.
 
 Most of the traffic asks ``/auth/forward`` about a key that is remembered and accepted. This answers it without the
 layers that the other answers need, and does what they do: the row, the line, the id, the same bytes. Whatever is not
-that usual question goes to the application behind it. Every call, look at a clock or new object here costs a percent of
-what an answer costs; what they have come to stands in ``ops/adr/0018-hot-path.md``.
+that usual question is left to the application. Every call, look at a clock or new object here costs a percent of what
+an answer costs; what they have come to stands in ``ops/adr/0018-hot-path.md``, and why it needs no event loop in
+``ops/adr/0021-ahead-of-the-loop.md``.
 """
 
-from collections.abc import Callable
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+from litestar.types import HTTPScope, Scope
 
 from application.authentication import Authentication
 from application.ports import SteadyClock
@@ -22,13 +26,19 @@ from domain.errors import UnavailableError
 from domain.verdict import Verdict
 from interfaces.http.edge import RequestLine
 from interfaces.http.forward import EMPTY_BODY, PATH, asked_for, identity_headers, is_below, refused_answer
-from interfaces.http.gate import Gatekeeper
+from interfaces.http.gate import ROWS_BEHIND_MAX, Gatekeeper, nobody_waits
 from interfaces.http.request import TrustedProxies, client_of, credential_of
 
 ANSWERS_MAX = 10_000
 PEERS_MAX = 4096
 SHARED_SECONDS = 0.001
-START, BODY = "http.response.start", "http.response.body"
+START = "http.response.start"
+
+SendNow = Callable[[Any], object]
+"""Takes a message of ASGI at once; what it returns need not be awaited."""
+
+# What an answer that waits for its row's commit is made of: a plain tuple, as naming its fields takes longer.
+_Waiting = tuple[Scope, SendNow, "_Answer", datetime, float, str]
 
 
 class _Answer(NamedTuple):
@@ -41,11 +51,10 @@ class _Answer(NamedTuple):
 
 
 class QuickForward:
-    """Answers the usual question, and hands every other to ``application``; one for each serving process."""
+    """Answers the usual question; one for each serving process, and one thread alone asks it."""
 
-    def __init__(  # noqa: PLR0913 - what it stands on
+    def __init__(
         self,
-        application: ASGIApp,
         keeper: Gatekeeper,
         *,
         clock: SteadyClock,
@@ -53,9 +62,10 @@ class QuickForward:
         new_request_id: Callable[[], str],
         log_request: RequestLine,
     ) -> None:
-        self._application = application
         self._keeper = keeper
-        self._leave_row = keeper.leave
+        self._awaits_commit = keeper.awaits_commit
+        self._queued = keeper.access_log.queued
+        self._submit = keeper.access_log.submit
         self._accepted = keeper.authenticator.accepted
         self._trusted_proxies = trusted_proxies
         self._new_request_id = new_request_id
@@ -65,38 +75,61 @@ class QuickForward:
         self._share(clock.elapsed())
         self._peer = lru_cache(maxsize=PEERS_MAX)(self._read_peer)
         self._answers: dict[tuple[str, str, str, str | None, Any], _Answer] = {}
+        self._deliver = _nowhere
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or whatever else a server asks of an application."""
+    def wake(self, loop: AbstractEventLoop) -> None:
+        """The loop in which answers are sent that have waited for their rows' commit."""
+
+        def deliver(waiting: Sequence[_Waiting], error: UnavailableError | None) -> None:
+            with suppress(RuntimeError):  # a loop that has closed has nobody who waits
+                loop.call_soon_threadsafe(self._send_all, waiting, error)
+
+        self._deliver = deliver
+
+    def answer(self, scope: Scope, send: SendNow) -> bool:
+        """Whether it is the usual question; it is answered then, or will be when its row is committed.
+
+        False, and nothing is done, for every other, and for one whose row cannot be queued.
+        """
         if scope["type"] != "http" or not is_below(scope["path"]):
-            await self._application(scope, receive, send)
-            return
+            return False
         started = self._elapsed()
         if started >= self._shared_until:
             self._share(started)
         answer = self._answer(scope, started)
         if answer is None:
-            await self._application(scope, receive, send)
-            return
-        _, row, line, headers = answer
-        now = self._now
-        request_id = self._new_request_id()
-        own = (b"x-request-id", request_id.encode())
+            return False
+        now, request_id = self._now, self._new_request_id()
         try:
-            committed = self._leave_row(row, now, request_id)
-            if committed is not None:
-                await committed
-        except UnavailableError as error:  # its row cannot be written
-            refused = refused_answer(scope, error, b"")
-            line = (*line[:3], int(refused.status), *line[4:])
-            start: Any = {"type": START, "status": int(refused.status), "headers": [*refused.headers, own]}
-            body: Any = {"type": BODY, "body": refused.body}
-        else:
-            start = {"type": START, "status": 200, "headers": [*headers, own]}
-            body = EMPTY_BODY
-        await send(start)
-        await send(body)
-        self._log_request(line, now, (self._elapsed() - started) * 1000, request_id)
+            if self._awaits_commit:
+                waiting = (scope, send, answer, now, started, request_id)
+                self._submit(answer.row, now, request_id, waiting, self._deliver)
+                return True
+            if self._queued() > ROWS_BEHIND_MAX:
+                return False
+            self._submit(answer.row, now, request_id, None, nobody_waits)
+        except UnavailableError:
+            return False
+        self._send(send, answer, now, started, request_id)
+        return True
+
+    def _send(self, send: SendNow, answer: _Answer, now: datetime, started: float, request_id: str) -> None:
+        start = {"type": START, "status": 200, "headers": [*answer.headers, (b"x-request-id", request_id.encode())]}
+        send(start)
+        send(EMPTY_BODY)
+        self._log_request(answer.line, now, (self._elapsed() - started) * 1000, request_id)
+
+    def _send_all(self, waiting: Sequence[_Waiting], error: UnavailableError | None) -> None:
+        for scope, send, answer, now, started, request_id in waiting:
+            if error is None:
+                self._send(send, answer, now, started, request_id)
+                continue
+            refused = refused_answer(cast("HTTPScope", scope), error, b"")
+            own = (b"x-request-id", request_id.encode())
+            send({"type": START, "status": int(refused.status), "headers": [*refused.headers, own]})
+            send({"type": EMPTY_BODY["type"], "body": refused.body})
+            line = (*answer.line[:3], int(refused.status), *answer.line[4:])
+            self._log_request(line, now, (self._elapsed() - started) * 1000, request_id)
 
     def _share(self, started: float) -> None:
         """One instant for the requests of a millisecond: making it takes as long as naming a credential.
@@ -142,3 +175,7 @@ class QuickForward:
     def _read_peer(self, text: str) -> tuple[Address | None, str | None]:
         address = parse_address(text)
         return address, self._keeper.address_text(address)
+
+
+def _nowhere(waiting: Sequence[_Waiting], error: UnavailableError | None) -> None:
+    del waiting, error
