@@ -1,4 +1,4 @@
-"""The outermost layer: every request gets an id and one log line, and every answer carries the id."""
+"""The outermost layer: whatever is not answered ahead gets an id and one log line, and its answer carries the id."""
 
 from collections.abc import Callable
 from time import perf_counter

@@ -61,7 +61,7 @@ def record_of(scope: Scope) -> RequestRecord:
 
 
 def noted_of(scope: Scope) -> RequestRecord | None:
-    """This request's record; None when it was answered without one."""
+    """This request's record; None before it has one."""
     return cast("dict[str, Any]", scope).get(_STATE)
 
 

@@ -14,7 +14,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from application.ports import Clock, Entropy
 from application.traces import RequestSpan, Traces
 from interfaces.http.forward import PATH as FORWARD_PATH
-from interfaces.http.request import RequestRecord, TrustedProxies, is_from_trusted_proxy, noted_of
+from interfaces.http.request import TrustedProxies, is_from_trusted_proxy, noted_of
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"})
 OTHER = "_OTHER"  # as OpenTelemetry's semantic conventions call what anybody may make up
@@ -61,7 +61,9 @@ class Traced:
         finally:
             seconds = perf_counter() - started
             asked = cast("dict[str, Any]", scope)
-            outcome, key_id = answer.bearer(noted_of(scope))
+            record = noted_of(scope)
+            bearer = None if record is None else record.authentication
+            outcome = None if bearer is None else bearer.verdict
             route: str | None = asked.get("path_template")
             if route is None and outcome is not None:
                 route = FORWARD_PATH  # the one door that asks for a key outside the framework
@@ -77,8 +79,8 @@ class Traced:
                     route=route,
                     status=answer.status,
                     outcome=outcome,
-                    key_id=key_id,
-                    request_id=answer.header(b"x-request-id"),
+                    key_id=None if bearer is None else bearer.key_id,
+                    request_id=None if record is None else record.request_id,
                 )
             )
 
@@ -101,25 +103,10 @@ class _Answer:
 
     def __init__(self, send: Send) -> None:
         self.status = 0
-        self._headers: list[tuple[bytes, bytes]] = []
         self._send = send
 
     async def send(self, message: Message) -> None:
         """Passes it on."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            self._headers = list(message["headers"])
         await self._send(message)
-
-    def header(self, name: bytes) -> str | None:
-        """A header of the answer; None when it is absent or empty."""
-        return next((value.decode("latin-1") for given, value in self._headers if given == name and value), None)
-
-    def bearer(self, record: RequestRecord | None) -> tuple[str | None, str | None]:
-        """The verdict and the key, from the request's notes; the quick door keeps none, and names the key it let in."""
-        if record is None:
-            key_id = self.header(b"x-keyledger-key-id")
-            return ("ok" if key_id else None), key_id
-        if record.authentication is None:
-            return None, None
-        return record.authentication.verdict, record.authentication.key_id
