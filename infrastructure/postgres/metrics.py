@@ -42,6 +42,7 @@ HELP: Final = {
     "keyledger_partitions": ("gauge", "Days that the access log has partitions for."),
     "keyledger_workflow_stuck": ("gauge", "Processes that wait for `keyledger workflow resume`."),
     "keyledger_workflow_overdue_seconds": ("gauge", "How long the oldest timer of a process has been due."),
+    "keyledger_stopped": ("gauge", "Views, channels of the outbox and workflows that stopped at an event."),
 }  # fmt: skip
 
 
@@ -169,13 +170,19 @@ class PostgresMetrics:
                count(*),
                (SELECT count(*) FROM workflow.processes WHERE state = 'stuck'),
                (SELECT greatest(coalesce(extract(epoch FROM clock_timestamp() - min(due_at)), 0), 0)
-                FROM workflow.timers)
+                FROM workflow.timers),
+               (SELECT count(error) FROM (
+                    SELECT error FROM views.progress
+                    UNION ALL SELECT error FROM outbox.progress
+                    UNION ALL SELECT error FROM workflow.progress
+                ) AS followers)
         FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
         WHERE i.inhparent = 'usage.access_log'::regclass
     """
     STATES = (
         "keyledger_processes", "keyledger_leaders", "keyledger_settle_lag_seconds", "keyledger_partitions_ahead",
         "keyledger_partitions", "keyledger_workflow_stuck", "keyledger_workflow_overdue_seconds",
+        "keyledger_stopped",
     )  # fmt: skip
 
     def __init__(self, database: Database) -> None:

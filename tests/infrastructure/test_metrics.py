@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 
 import psycopg
+import pytest
+from psycopg import sql
 
 from domain.ids import RunId
 from infrastructure.metrics import Metrics
@@ -15,6 +17,7 @@ from infrastructure.system import SystemEntropy
 from tests.kit.service import eventually
 
 CACHED = "keyledger_cached_keys"
+STOPPED = "keyledger_stopped"
 KIND = ("/api/keys", 200, "ok")
 REQUESTS = 'keyledger_requests_total{route="/api/keys",status="200",outcome="ok"}'
 OLD = "UPDATE serving.metrics SET told_at = told_at - interval '16 minutes' WHERE process_id = %s"
@@ -117,6 +120,25 @@ def test_the_lease_of_a_process_that_stands_still_is_seen_to_run_out(database: D
         return not gauges()
 
     eventually(is_taken_out, "nothing is left of the killed one")
+
+
+@pytest.mark.parametrize("follower", ["views", "outbox", "workflow"])
+def test_what_has_stopped_at_an_event_is_counted(database: Database, follower: str) -> None:
+    """A view, a channel or a workflow with its error on record; none when it goes on."""
+    table = sql.Identifier(follower, "progress")
+    stop = sql.SQL("UPDATE {0} SET error = 'no' WHERE ctid = (SELECT min(ctid) FROM {0})").format(table)
+    go_on = sql.SQL("UPDATE {} SET error = NULL").format(table)
+
+    def stopped() -> list[str]:
+        return [line for line in PostgresMetrics(database).scrape().splitlines() if line.startswith(STOPPED)]
+
+    assert stopped() == [f"{STOPPED} 0.0"]
+    with psycopg.connect(database.conninfo, autocommit=True) as connection:
+        connection.execute("INSERT INTO views.progress (view, position) VALUES ('a view', 0)")  # the others are there
+        connection.execute(stop)
+        assert stopped() == [f"{STOPPED} 1.0"]
+        connection.execute(go_on)
+    assert stopped() == [f"{STOPPED} 0.0"]
 
 
 def test_durations_are_cumulative_buckets() -> None:
