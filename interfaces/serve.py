@@ -26,6 +26,7 @@ from interfaces.bootstrap import (
     open_core,
     open_database,
     secret_file,
+    set_clock,
     start_logging,
 )
 from interfaces.settings import Settings
@@ -180,7 +181,9 @@ def _obstacle(settings: Settings) -> str | None:
 def _demo(settings: Settings, conninfo: str) -> Secret | None:
     """On the first start, an account with a campaign and a key; its secret, None ever after."""
     with ExitStack() as stack:
-        manage = management(open_core(settings, conninfo, stack))
+        core = open_core(settings, conninfo, stack)
+        set_clock(core)
+        manage = management(core)
         if manage.accounts.page(limit=1):
             return None
         by = Origin("system:demo", manage.new_request_id(), manage.clock.now())

@@ -3,7 +3,7 @@
 from infrastructure.observability import SERVER_LOGGING
 from infrastructure.system import allow_descriptors
 from interfaces.bootstrap.background import jobs, last_runs, run_background, run_job
-from interfaces.bootstrap.core import Core, open_core, secret_file, start_logging, tie_to_parent
+from interfaces.bootstrap.core import Core, open_core, secret_file, set_clock, start_logging, tie_to_parent
 from interfaces.bootstrap.database import keep_running, migrate_database, open_database
 from interfaces.bootstrap.management import Management, management
 from interfaces.bootstrap.serving import OpenGate, http_app, open_gate, share_board
@@ -26,6 +26,7 @@ __all__ = [
     "run_background",
     "run_job",
     "secret_file",
+    "set_clock",
     "share_board",
     "start_logging",
     "tie_to_parent",

@@ -14,6 +14,7 @@ from infrastructure.observability import assert_redacting, configure_logging
 from infrastructure.postgres.accounts import AccountsView
 from infrastructure.postgres.attempts import PostgresAttempts
 from infrastructure.postgres.campaigns import CampaignsView
+from infrastructure.postgres.clock import ask_time
 from infrastructure.postgres.freshness import DatabaseClock
 from infrastructure.postgres.keys import KeysView, PostgresKeys
 from infrastructure.postgres.pool import Database
@@ -119,6 +120,14 @@ def open_core(settings: Settings, conninfo: str, stack: ExitStack, *, seat: Seat
         usage=PostgresUsage(database),
         seat=seat,
     )
+
+
+def set_clock(core: Core) -> None:
+    """Sets the clock to the database's: whoever acts without a lease and without the lead does so before anything.
+
+    UnavailableError: nothing may be judged by this machine's time instead.
+    """
+    ask_time(core.database, core.clock.set)
 
 
 def attempts(core: Core) -> PostgresAttempts:

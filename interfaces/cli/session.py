@@ -16,7 +16,16 @@ from domain.access import Feature, Plan
 from domain.errors import ConflictError, NotFoundError
 from domain.events import Origin
 from domain.ids import AccountId, KeyId, MalformedIdError, WebhookEndpointId
-from interfaces.bootstrap import Core, Management, management, migrate_database, open_core, open_database, start_logging
+from interfaces.bootstrap import (
+    Core,
+    Management,
+    management,
+    migrate_database,
+    open_core,
+    open_database,
+    set_clock,
+    start_logging,
+)
 from interfaces.cli.exits import Exit
 from interfaces.cli.terminal import say
 from interfaces.settings import Settings
@@ -83,11 +92,16 @@ def database(settings: Settings) -> Generator[tuple[str, list[str]]]:
 
 @contextmanager
 def opened(settings: Settings) -> Generator[Core]:
-    """What every process builds first, while the block runs; a schema that is missing is made before."""
+    """What every process builds first, by the database's clock, while the block runs; a missing schema is made before.
+
+    UnavailableError when the database cannot be asked.
+    """
     with database(settings) as (conninfo, applied), ExitStack() as stack:
         if applied:
             say(f"schema migrated ({', '.join(applied)})")
-        yield open_core(settings, conninfo, stack)
+        core = open_core(settings, conninfo, stack)
+        set_clock(core)
+        yield core
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from interfaces.cli.grammar import grammar, parse
 from interfaces.cli.main import command
 from interfaces.cli.render import table
 from interfaces.cli.terminal import plain
+from tests.kit.clock_steps import SteppedClock
 
 COMMAND = Path(sys.executable).with_name("keyledger")
 SECONDS_MAX = 120
@@ -216,6 +217,20 @@ def test_a_job_runs_by_hand(keyledger: Keyledger) -> None:
     _assert_refused(done, Exit.REFUSED)
     assert done.err.startswith("keyledger: NAME: must be one of: ")
     assert all(name in done.err for name in names)
+
+
+def test_deadlines_are_judged_by_the_databases_clock_on_a_machine_whose_own_is_ahead(
+    keyledger: Keyledger, account: str, key_id: str, tmp_path: Path
+) -> None:
+    """A key in its day of grace is not retired by a run two days ahead, nor is anything dated there."""
+    assert keyledger("key", "rotate", key_id, "--grace-seconds", "86400").code == Exit.OK
+    ahead = SteppedClock(tmp_path)
+    ahead.step(2 * 86400)
+    with ahead.for_children():
+        assert keyledger("jobs", "run", "retirement").out == "0\n"
+        created = _created(keyledger, account).json["created_at"]
+    assert keyledger("key", "show", key_id, "--json").json["status"] == "rotating"
+    assert datetime.fromisoformat(created) < datetime.now(UTC) + timedelta(days=1)
 
 
 def test_what_is_typed_without_an_option_is_called_as_the_help_has_it(keyledger: Keyledger, account: str) -> None:
