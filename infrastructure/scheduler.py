@@ -26,6 +26,8 @@ from infrastructure.system import SystemClock
 HEARTBEAT = timedelta(seconds=1)
 SILENCE = timedelta(seconds=5)
 MISFIRE_GRACE = timedelta(hours=6)
+STEP = timedelta(seconds=1)
+"""So far apart the wall clock and the steady one move only when somebody sets the wall clock."""
 
 CountRun = Callable[[str, str, float], None]
 """Told of each run: the job, ``done``, ``postponed`` or ``failed``, and its seconds."""
@@ -102,6 +104,57 @@ class JobRunner:
         return done
 
 
+class _Schedule:
+    """APScheduler with every job: due at once, and from then on with each slot."""
+
+    def __init__(self, jobs: Mapping[str, Job], run: Callable[[str, Job], None]) -> None:
+        self._jobs = jobs
+        self._wall = _wall_seconds()
+        self._scheduler = BackgroundScheduler(timezone="UTC")
+        now = SystemClock().now()
+        for name, job in jobs.items():
+            self._scheduler.add_job(  # pyright: ignore[reportUnknownMemberType] - apscheduler 3 has no types
+                run,
+                "interval",
+                args=(name, job),
+                seconds=job.every.total_seconds(),
+                # In the middle of a slot, so that clocks that differ a little do not make one of two.
+                start_date=datetime.fromtimestamp(job.every.total_seconds() / 2, UTC),
+                # Now, too: what fell due while nobody led is made up for at once, and a slot that was run is not.
+                next_run_time=now,
+                id=name,
+                coalesce=True,
+                max_instances=1,
+                misfire_grace_time=int(MISFIRE_GRACE.total_seconds()),
+            )
+
+    def start(self) -> None:
+        """Runs them from now on."""
+        self._scheduler.start()  # pyright: ignore[reportUnknownMemberType] - as above
+
+    def follow_wall_clock(self) -> None:
+        """Has every job due now when the wall clock was set: APScheduler sleeps until a time that it shows.
+
+        Set back, that is as far away as it was set; a slot that was run is not run again.
+        """
+        moved = _wall_seconds() - self._wall
+        if abs(moved) < STEP.total_seconds():
+            return
+        log.warning("wall_clock_was_set", seconds=round(moved, 3))
+        self._wall += moved
+        for name in self._jobs:
+            self._scheduler.modify_job(name, next_run_time=SystemClock().now())  # pyright: ignore[reportUnknownMemberType] - as above
+
+    def end(self) -> None:
+        """Begins no more, and waits for what is under way."""
+        self._scheduler.shutdown(wait=True)  # pyright: ignore[reportUnknownMemberType] - as above
+
+
+def _wall_seconds() -> float:
+    """What the machine's wall clock shows beyond the steady one."""
+    return SystemClock().now().timestamp() - elapsed()
+
+
 class Leader:
     """Runs the jobs and the followers while this process is the leader, until it is told to stop.
 
@@ -156,37 +209,22 @@ class Leader:
 
     def _lead(self, connection: psycopg.Connection[tuple[object, ...]], stop: Flag) -> None:
         deposed = Flag()
-        scheduler = BackgroundScheduler(timezone="UTC")
-        now = SystemClock().now()
-        for name, job in self._jobs.items():
-            scheduler.add_job(  # pyright: ignore[reportUnknownMemberType] - apscheduler 3 has no types
-                self._runner.run_scheduled,
-                "interval",
-                args=(name, job),
-                seconds=job.every.total_seconds(),
-                # In the middle of a slot, so that clocks that differ a little do not make one of two.
-                start_date=datetime.fromtimestamp(job.every.total_seconds() / 2, UTC),
-                # Now, too: what fell due while nobody led is made up for at once, and a slot that was run is not.
-                next_run_time=now,
-                id=name,
-                coalesce=True,
-                max_instances=1,
-                misfire_grace_time=int(MISFIRE_GRACE.total_seconds()),
-            )
+        schedule = _Schedule(self._jobs, self._runner.run_scheduled)
         threads = [Thread(target=follow, args=(deposed,), name=name) for name, follow in self._followers.items()]
-        scheduler.start()  # pyright: ignore[reportUnknownMemberType] - as above
+        schedule.start()
         for thread in threads:
             thread.start()
         try:
             while not stop.wait(HEARTBEAT.total_seconds()):
                 self._beat(connection)
+                schedule.follow_wall_clock()
                 ended = [thread.name for thread in threads if not thread.is_alive()]
                 if ended:  # whoever leads next, this process as likely as not, begins them all anew
                     log.error("leadership_given_up", ended_followers=ended)
                     break
         finally:
             deposed.set()
-            scheduler.shutdown(wait=True)  # pyright: ignore[reportUnknownMemberType] - as above
+            schedule.end()
             for thread in threads:
                 thread.join()
 

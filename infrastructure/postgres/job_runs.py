@@ -12,13 +12,16 @@ INTERRUPTED_AFTER = timedelta(hours=1)
 
 
 class PostgresJobRuns:
-    """The history of runs, by the database's clock.
+    """The history of runs, by the database's clock. Set back, that has a slot run that was run before, of another time.
 
     A run that did nothing is kept for ten minutes, any other for thirty days. Losing the newest rows in a crash of
     PostgreSQL costs history alone, so no run waits for the disk.
     """
 
+    # Slots later than now were claimed by a clock since set back: left there, they would refuse theirs once more.
+    # clock_timestamp() in a query of its own is asked once, and is a bound of the primary key's scan.
     BEGIN = """
+        WITH later AS (DELETE FROM jobs.runs WHERE job = %(job)s AND slot > (SELECT clock_timestamp()))
         INSERT INTO jobs.runs (job, slot, by_hand, host, started_at)
         SELECT %(job)s,
                CASE WHEN %(by_hand)s THEN t.now

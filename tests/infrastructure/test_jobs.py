@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from datetime import datetime, timedelta
+from pathlib import Path
 from threading import Event as Flag
 from threading import Thread
 
@@ -15,6 +16,7 @@ from domain.errors import UnavailableError
 from infrastructure.postgres.job_runs import PostgresJobRuns
 from infrastructure.postgres.pool import Database
 from infrastructure.scheduler import Job, JobRunner, Leader
+from tests.kit.clock_steps import SteppedClock
 from tests.kit.service import eventually
 
 HOUR = timedelta(hours=1)
@@ -144,6 +146,54 @@ def test_a_leader_that_is_gone_or_stands_still_is_replaced(
         first.kill()
         first.wait()
     assert runs.latest(["tick"])["tick"].outcome == "done"
+
+
+@pytest.mark.parametrize("step", [-3600, 3600], ids=["back", "forth and back"])
+def test_jobs_go_on_when_the_leaders_wall_clock_is_set(conninfo: str, tmp_path: Path, step: int) -> None:
+    """PostgreSQL's stays: whatever the leader's machine shows, the next slots are run."""
+    clock = SteppedClock(tmp_path)
+    with clock.for_children():
+        leader = subprocess.Popen([sys.executable, "-c", LEAD, conninfo, "stepped"])
+    try:
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            wait_for(connection, {"stepped"})
+            for seconds in (step, 0):
+                clock.step(seconds)
+                wait_for_more(connection)
+    finally:
+        leader.kill()
+        leader.wait()
+
+
+def wait_for_more(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Until a dozen runs more have begun: one or two may have been due by the clock as it was."""
+    (began,) = connection.execute("SELECT count(*) FROM jobs.runs").fetchone() or (0,)
+    eventually(
+        lambda: (connection.execute("SELECT count(*) - %s FROM jobs.runs", [began]).fetchone() or (0,)) >= (12,),
+        "the jobs go on",
+    )
+
+
+def test_slots_of_a_database_clock_that_was_set_back_are_run(runs: PostgresJobRuns, database: Database) -> None:
+    """Five minutes of slots are there already: they are forgotten with the next run, and none is refused for them."""
+    every = timedelta(milliseconds=200)
+    with database.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO jobs.runs (job, slot, by_hand, host, started_at, ended_at, outcome, done)"
+            " SELECT 'sweep', s.at, false, 'before', s.at + interval '100 ms', s.at, 'done', 0"
+            " FROM (SELECT to_timestamp((floor(extract(epoch FROM now()) / 0.2) + n) * 0.2)"
+            "       FROM generate_series(0, 1500) AS n) AS s (at)"
+        )
+        slots: set[datetime] = set()
+
+        def claimed() -> bool:
+            slot = runs.begin("sweep", every=every, by_hand=False)
+            slots.update(() if slot is None else (slot,))
+            return len(slots) == 2
+
+        eventually(claimed, "two slots are run")
+        row = cursor.execute("SELECT count(*) FROM jobs.runs WHERE slot > clock_timestamp()").fetchone()
+    assert row == (0,)
 
 
 def wait_for(connection: psycopg.Connection[tuple[object, ...]], hosts: set[str]) -> None:
