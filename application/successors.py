@@ -39,6 +39,10 @@ class SuccessorHandover(Protocol):
         """
         ...
 
+    def interrupt(self) -> None:
+        """Breaks off what is under way."""
+        ...
+
 
 class AwaitedHandovers(Protocol):
     """Rotations whose hand-over is due."""
@@ -73,12 +77,21 @@ class Successors:
         self._awaited = awaited
         self._clock = clock
         self._entropy = entropy
+        self._is_broken_off = False
 
     def hand_over_due(self) -> int:
-        """One attempt for each account that has one due; how many. What broke one is raised once all had their turn."""
-        due = self._awaited.handovers_due(self._clock.now(), BATCH)
+        """One attempt for each account that has one due; how many. What broke one is raised once all had their turn.
+
+        Broken off, it leaves before the next account. The attempt under way is then put on record only when its
+        receiver took it: otherwise it is one that was lost with its process, and is made good as such.
+        """
+        self._is_broken_off = False
+        attempts = 0
         broken: list[Exception] = []
-        for process_id in due:
+        for process_id in self._awaited.handovers_due(self._clock.now(), BATCH):
+            if self._is_broken_off:
+                break
+            attempts += 1
             try:
                 self._hand_over(self._ledger.load(Rotation, process_id))
             except UnavailableError:
@@ -87,7 +100,12 @@ class Successors:
                 broken.append(error)
         if broken:
             raise broken[0]
-        return len(due)
+        return attempts
+
+    def interrupt(self) -> None:
+        """Breaks off `hand_over_due`, which may not have begun yet: to be called until it has returned."""
+        self._is_broken_off = True
+        self._handover.interrupt()
 
     def _hand_over(self, rotation: Rotation) -> None:
         account = self._ledger.load(Account, str(rotation.account_id))
@@ -109,6 +127,8 @@ class Successors:
         match self._handover.deliver(self._message(rotation, issued), only_to=only_to):
             case Delivered():
                 self._end(rotation, attempt, error=None, final=True)
+            case Failed() if self._is_broken_off:
+                return
             case Failed(error=error, permanent=permanent):
                 self._end(rotation, attempt, error=error, final=permanent)
             case Cancelled(reason=reason):

@@ -26,6 +26,7 @@ from infrastructure.system import SystemClock
 HEARTBEAT = timedelta(seconds=1)
 SILENCE = timedelta(seconds=5)
 MISFIRE_GRACE = timedelta(hours=6)
+INTERRUPT_AGAIN = timedelta(milliseconds=50)
 STEP = timedelta(seconds=1)
 """So far apart the wall clock and the steady one move only when somebody sets the wall clock."""
 
@@ -56,6 +57,8 @@ class Job:
 
     every: timedelta
     run: Callable[[], int]
+    interrupt: Callable[[], None] | None = None
+    """Ends a run early, which the next one makes good; called again and again until none is under way."""
 
 
 class JobRunner:
@@ -146,8 +149,15 @@ class _Schedule:
             self._scheduler.modify_job(name, next_run_time=SystemClock().now())  # pyright: ignore[reportUnknownMemberType] - as above
 
     def end(self) -> None:
-        """Begins no more, and waits for what is under way."""
-        self._scheduler.shutdown(wait=True)  # pyright: ignore[reportUnknownMemberType] - as above
+        """Begins no more, breaks off what is under way and can be, and waits for the rest."""
+        shutdown = Thread(target=self._scheduler.shutdown, name="shutdown")  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] - as above
+        shutdown.start()
+        while shutdown.is_alive():
+            # Again and again: what had not begun when it was first told has begun by then.
+            for job in self._jobs.values():
+                if job.interrupt is not None:
+                    job.interrupt()
+            shutdown.join(INTERRUPT_AGAIN.total_seconds())
 
 
 def _wall_seconds() -> float:

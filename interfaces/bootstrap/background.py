@@ -61,6 +61,7 @@ def jobs(core: Core, stop: Flag | None = None) -> dict[str, Job]:
     )
     outbox = PostgresOutbox(core.database)
     engine = workflow_engine(core)
+    handovers = successors(core)
     runs = job_runs(core)
     return {
         "settlement": Job(settings.settlement_window, lambda: settlement.settle(clock.now())),
@@ -70,7 +71,7 @@ def jobs(core: Core, stop: Flag | None = None) -> dict[str, Job]:
         "rotation": Job(SWEEP_EVERY, deadlines.flag_rotation),
         "grace": Job(SWEEP_EVERY, deadlines.begin_grace),
         "workflow": Job(SWEEP_EVERY, engine.run),
-        "successors": Job(SWEEP_EVERY, successors(core).hand_over_due),
+        "successors": Job(SWEEP_EVERY, handovers.hand_over_due, handovers.interrupt),
         "attacks": Job(SWEEP_EVERY, suspicions.note_attacks),
         "presentations": Job(SWEEP_EVERY, suspicions.note_presented_after_end),
         "attempts": Job(FORGET_EVERY, lambda: attempts(core).forget(clock.now())),

@@ -115,6 +115,12 @@ with Database(conninfo, size_max=2) as database:
 HOSTS = "SELECT DISTINCT host FROM jobs.runs WHERE slot > (SELECT max(slot) FROM jobs.runs) - interval '400 ms'"
 
 
+END_LEADERS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE application_name = 'keyledger leader' AND datname = current_database()
+"""
+
+
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "standing still"])
 def test_a_leader_that_is_gone_or_stands_still_is_replaced(
     conninfo: str, database: Database, runs: PostgresJobRuns, sign: signal.Signals
@@ -200,6 +206,35 @@ def wait_for(connection: psycopg.Connection[tuple[object, ...]], hosts: set[str]
     """Until the newest runs are of those hosts; a test that waits for ever is ended by its runner."""
     while {host for (host,) in connection.execute(HOSTS)} != hosts:
         connection.execute("SELECT pg_sleep(0.05)")
+
+
+def test_a_job_that_takes_long_keeps_nobody_from_the_lead(conninfo: str, runner: JobRunner) -> None:
+    """Broken off when the lead is lost, its next run is by whoever has it next; and so it is for a stop."""
+    stop, broken_off, begun = Flag(), Flag(), list[int]()
+
+    def takes_long() -> int:
+        broken_off.clear()
+        begun.append(1)
+        broken_off.wait()
+        return 0
+
+    leader = Leader(
+        conninfo,
+        jobs={"long": Job(timedelta(milliseconds=200), takes_long, broken_off.set)},
+        followers={},
+        runner=runner,
+        tell_time=lambda *_: None,
+    )
+    thread = Thread(target=leader.run, args=(stop,), daemon=True)
+    thread.start()
+    try:
+        eventually(lambda: len(begun) == 1, "it has begun")
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            connection.execute(END_LEADERS)
+        eventually(lambda: len(begun) == 2, "it has begun anew")
+    finally:
+        stop.set()
+        eventually(lambda: not thread.is_alive(), "the leader has stopped")
 
 
 def test_a_follower_that_ends_begins_anew(conninfo: str, runner: JobRunner) -> None:

@@ -146,6 +146,9 @@ class DeadlyHandover:
         del only_to
         raise Dead(message.id)
 
+    def interrupt(self) -> None:
+        """There is nothing to break off."""
+
 
 def test_an_attempt_that_died_with_its_process_is_made_good(
     back: Back, receiver: WebhookReceiver, conninfo: str
@@ -165,6 +168,31 @@ def test_an_attempt_that_died_with_its_process_is_made_good(
     (hit,) = receiver.hits("/take")
     assert owner.live_successors() == [json.loads(hit["body"])["data"]["id"]]
     assert owner.story().count("rotation.handed_over") == 1
+
+
+def test_an_attempt_that_its_leader_breaks_off_is_made_good(
+    back: Back, receiver: WebhookReceiver, conninfo: str
+) -> None:
+    """No other is begun, the receiver is not said to have failed, and five minutes later each account has its turn."""
+    owners = [Owner(back, receiver, conninfo, "/drip-head") for _ in range(2)]
+    todo = jobs(back.core)
+    todo["rotation"].run()
+    todo["workflow"].run()
+    job = todo["successors"]
+    run = Thread(target=job.run)
+    run.start()
+    eventually(receiver.hits, "an attempt is under way")
+    assert job.interrupt is not None
+    while run.is_alive():
+        job.interrupt()
+        run.join(0.05)
+    assert (len(receiver.hits()), owners[0].errors()) == (1, [])
+    for owner in owners:
+        owner.moves_to(receiver.url("/take"))
+    owners[0].later(LOST_AFTER)
+    owners[0].run()
+    assert len(receiver.hits("/take")) == 2
+    assert [len(owner.live_successors()) for owner in owners] == [1, 1]
 
 
 def test_two_leaders_make_one_attempt(back: Back, receiver: WebhookReceiver, conninfo: str) -> None:

@@ -157,6 +157,9 @@ class UsedAtOnce:
             assert client.get("/api/campaigns").status == 200
         return Failed("the connection was lost", permanent=self._permanent)
 
+    def interrupt(self) -> None:
+        """There is nothing to break off."""
+
 
 @pytest.mark.parametrize("permanent", [True, False])
 def test_a_successor_that_is_used_as_it_is_given_up_is_not_taken_back(
