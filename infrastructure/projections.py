@@ -125,23 +125,30 @@ class Tailer:
 class Rebuilder:
     """Makes views anew from the ledger; readers see the old rows until the new ones commit."""
 
+    # Before anything is cleared: a tailer's batch has ended and is seen, or begins when this has ended. And before the
+    # lock of the appends, which need not wait for a batch, too; who has that lock never wants these rows.
+    LOCK_POSITIONS = "SELECT FROM views.progress WHERE view = ANY(%(views)s) ORDER BY view FOR UPDATE"
+
     def __init__(
         self, database: Database, recorder: PostgresRecorder, immediate: Sequence[View], following: Sequence[View]
     ) -> None:
         self._database = database
         self._recorder = recorder
         self._views = (*immediate, *following)
-        self._following = frozenset(view.name for view in following)
+        self._following = sorted(view.name for view in following)
         self._mapper = EventJson()
 
     def rebuild(self) -> int:
         """Rebuilds every view in one transaction, and answers the number of events replayed.
 
-        Appends wait meanwhile (it holds their lock); readers do not.
+        Appends wait meanwhile (it holds their lock), and so do tailers; readers do not.
         """
         replayed = 0
         with self._database.transaction() as cursor:
             cursor.execute("SET LOCAL statement_timeout = 0")
+            for name in self._following:
+                cursor.execute(Tailer.START, {"view": name})
+            cursor.execute(self.LOCK_POSITIONS, {"views": self._following})
             cursor.execute(APPEND_LOCK)
             for view in self._views:
                 view.clear(cursor)
@@ -149,7 +156,6 @@ class Rebuilder:
                 self._apply(cursor, batch)
                 replayed = batch[-1].id
             for name in self._following:
-                cursor.execute(Tailer.START, {"view": name})
                 cursor.execute(Tailer.MOVE, {"view": name, "position": replayed})
         return replayed
 

@@ -10,12 +10,15 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import Cursor
+from psycopg.rows import TupleRow
 
 from application.event_json import EventJson
 from application.ledger import Ledger
 from application.usage import Settlement, row_leaves
 from application.usage_ports import AccessRow, KeyUsage
 from domain.api_key import ApiKey, GraceStart
+from domain.events import Event
 from domain.ids import KeyId, RunId
 from domain.merkle import MerkleTree
 from domain.usage import Closed, KeysUsed, Started, UsageRun
@@ -28,6 +31,7 @@ from infrastructure.postgres.usage import PostgresSettlementRows, PostgresUsage,
 from infrastructure.projections import Rebuilder, Tailer
 from infrastructure.system import SystemEntropy
 from tests.kit.builders import a_key, origin
+from tests.kit.service import eventually
 
 NOW = datetime.now(UTC)
 WINDOW = timedelta(seconds=10)
@@ -349,6 +353,41 @@ def test_a_rebuild_gives_the_same_rows(service: Service) -> None:
     assert everything() == before
     assert service.usage.of_keys(keys) == counts
     assert service.settle(timedelta(hours=1)) == 1
+
+
+class PausingHistory(UsageHistory):
+    """The history, which says that it has applied an event, and then waits to be told to go on."""
+
+    def __init__(self) -> None:
+        self.has_begun, self.may_go_on = threading.Event(), threading.Event()
+
+    def apply(self, cursor: Cursor[TupleRow], event: Event, position: int) -> None:
+        """Applies it, and waits."""
+        super().apply(cursor, event, position)
+        if isinstance(event, KeysUsed):
+            cursor.connection.execute("SELECT")  # sends what the batch has gathered
+            self.has_begun.set()
+            self.may_go_on.wait(60)
+
+
+def test_a_rebuild_waits_for_a_batch_that_is_under_way(service: Service) -> None:
+    """And the tailer then for it: each window is there once, whatever the view lacked as it began."""
+    (key,) = service.keys(1)
+    write(service.open_log(), [a_row(key)])
+    service.settle()
+    view = PausingHistory()
+    rebuilder = Rebuilder(service.database, service.recorder, [UsageTotals()], [UsageHistory()])
+    with ThreadPoolExecutor(2) as threads:
+        batch = threads.submit(Tailer(service.database, service.recorder, [view]).catch_up)
+        view.has_begun.wait(60)
+        rebuild = threads.submit(rebuilder.rebuild)
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        eventually(lambda: service.rows(waiting) != [(0,)], "the rebuild waits")
+        view.may_go_on.set()
+        assert not batch.result(60)
+        replayed = rebuild.result(60)
+    assert service.rows("SELECT position, error FROM views.progress") == [(replayed, None)]
+    assert len(service.usage.windows(key, after=0, limit=10)) == 1
 
 
 def test_counting_reads_a_few_blocks_however_many_rows_wait(service: Service) -> None:
