@@ -11,14 +11,20 @@ from functools import partial
 from application.ledger import Ledger
 from application.ports import Clock, DueKeys, Entropy
 from domain.api_key import ApiKey
+from domain.errors import UnavailableError
 from domain.events import Origin
 from domain.ids import KeyId, RequestId
 
 BATCH = 500
 
+Command = Callable[[ApiKey], None]
+
 
 class Deadlines:
-    """The sweeps over keys; each answers how many keys it commanded."""
+    """The sweeps over keys; each answers how many keys it commanded.
+
+    What breaks one key is raised once all had their turn; UnavailableError at once, for it holds for all of them.
+    """
 
     def __init__(self, *, ledger: Ledger, due: DueKeys, clock: Clock, entropy: Entropy) -> None:
         self._ledger = ledger
@@ -49,20 +55,41 @@ class Deadlines:
     def begin_grace(self) -> int:
         """Starts the grace periods that waited for the successor's first use."""
         by = self._origin("system:rotation")
-        waiting = self._due.to_begin_grace(BATCH)
-        for key_id, first_use in waiting:
-            self._ledger.change(ApiKey, key_id, lambda key, at=first_use: key.begin_grace(first_use=at, by=by))
-        return len(waiting)
+        broken: list[Exception] = []
+        begun = 0
+        for key_id, first_use in self._due.to_begin_grace(BATCH):
+            begin: Command = partial(ApiKey.begin_grace, first_use=first_use, by=by)
+            begun += self._command(key_id, begin, broken)
+        _raise_first(broken)
+        return begun
 
     def _origin(self, actor: str) -> Origin:
         return Origin(actor, RequestId.from_entropy(self._entropy.bytes(16)), self._clock.now())
 
-    def _sweep(self, due: Callable[[], Sequence[KeyId]], command: Callable[[ApiKey], None]) -> int:
+    def _sweep(self, due: Callable[[], Sequence[KeyId]], command: Command) -> int:
+        broken: list[Exception] = []
         commanded = 0
         while batch := due():
-            news = sum(self._ledger.change(ApiKey, key_id, command)[1] is not None for key_id in batch)
+            news = sum(self._command(key_id, command, broken) for key_id in batch)
             commanded += news
             if not news:
-                # The view and the aggregates disagree on what is due: not a reason to spin.
+                # The view and the aggregates disagree on what is due, or none can be read: not a reason to spin.
                 break
+        _raise_first(broken)
         return commanded
+
+    def _command(self, key_id: KeyId, command: Command, broken: list[Exception]) -> bool:
+        """Whether the key had news; what broke it is added to ``broken``."""
+        try:
+            return self._ledger.change(ApiKey, key_id, command)[1] is not None
+        except UnavailableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - raised by the sweep: one key's fault must not hold up the others
+            error.add_note(f"of {key_id}")
+            broken.append(error)
+            return False
+
+
+def _raise_first(broken: Sequence[Exception]) -> None:
+    if broken:
+        raise broken[0]
