@@ -118,9 +118,15 @@ class RefusedAttempts(Protocol):
     """Refused attempts that named a key, from the access log."""
 
     def attacked(self, since: datetime, threshold: int, limit: int) -> Sequence[tuple[KeyId, int]]:
-        """Existing keys with that many refused attempts or more since then."""
+        """Existing keys with that many refused attempts or more since then, but for those on record as attacked.
+
+        That counts for a day before ``since``.
+        """
         ...
 
     def presented_after_end(self, since: datetime, limit: int) -> Sequence[tuple[KeyId, int, datetime]]:
-        """Keys refused as revoked or expired since then, with how often and when last."""
+        """Keys refused as revoked or expired since then, with how often and when last, but for those on record as that.
+
+        That counts for a day before ``since``.
+        """
         ...

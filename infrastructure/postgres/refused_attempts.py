@@ -8,8 +8,13 @@ from infrastructure.postgres.pool import Database
 
 
 class PostgresRefusedAttempts:
-    """The port `RefusedAttempts`; reads the index ``access_log_refused`` alone, for the time asked."""
+    """The port `RefusedAttempts`; reads the index ``access_log_refused`` alone, for the time asked.
 
+    Keys of which it is on record are passed over, or the first ``limit`` would hide all others for ever.
+    """
+
+    # A count, for each key by the index ``events_stream_version``: asked whether there is any, the planner may read the
+    # whole ledger.
     ATTACKED = """
         SELECT r.key_id, r.attempts FROM (
             SELECT key_id, count(*) AS attempts FROM usage.access_log
@@ -17,6 +22,10 @@ class PostgresRefusedAttempts:
             GROUP BY key_id HAVING count(*) >= %(threshold)s
         ) AS r
         JOIN views.keys AS k ON k.key_id = r.key_id
+        WHERE (
+            SELECT count(*) FROM ledger.events AS e WHERE e.stream_id = r.key_id AND e.topic = 'key.attacked'
+               AND (convert_from(e.state, 'UTF8')::json ->> 'timestamp')::timestamptz > %(since)s - interval '1 day'
+        ) = 0
         ORDER BY r.attempts DESC LIMIT %(limit)s
     """
     PRESENTED_AFTER_END = """
@@ -27,6 +36,10 @@ class PostgresRefusedAttempts:
             GROUP BY key_id
         ) AS r
         JOIN views.keys AS k ON k.key_id = r.key_id
+        WHERE (
+            SELECT count(*) FROM ledger.events AS e WHERE e.stream_id = r.key_id AND e.topic = 'key.presented_after_end'
+               AND (convert_from(e.state, 'UTF8')::json ->> 'timestamp')::timestamptz > %(since)s - interval '1 day'
+        ) = 0
         ORDER BY r.last_at LIMIT %(limit)s
     """
 
@@ -34,14 +47,20 @@ class PostgresRefusedAttempts:
         self._database = database
 
     def attacked(self, since: datetime, threshold: int, limit: int) -> Sequence[tuple[KeyId, int]]:
-        """Existing keys with that many refused attempts or more since then, the most attacked first."""
+        """Existing keys with that many refused attempts or more since then, the most attacked first.
+
+        Not those on record as attacked since a day before.
+        """
         values = {"since": since, "threshold": threshold, "limit": limit}
         with self._database.cursor() as cursor:
             rows = cursor.execute(self.ATTACKED, values).fetchall()
         return [(KeyId(key_id), attempts) for key_id, attempts in rows]
 
     def presented_after_end(self, since: datetime, limit: int) -> Sequence[tuple[KeyId, int, datetime]]:
-        """Keys refused as revoked or expired since then, with how often and when last."""
+        """Keys refused as revoked or expired since then, with how often and when last.
+
+        Not those on record as presented since a day before.
+        """
         with self._database.cursor() as cursor:
             rows = cursor.execute(self.PRESENTED_AFTER_END, {"since": since, "limit": limit}).fetchall()
         return [(KeyId(key_id), attempts, last_at) for key_id, attempts, last_at in rows]

@@ -116,3 +116,36 @@ def test_a_revoked_key_that_is_presented_is_on_record_once_a_day(
     assert suspicions.note_presented_after_end() == 0
     assert PresentedAfterEnd in kinds(ledger, key_id(1))
     assert PresentedAfterEnd not in kinds(ledger, key_id(2))
+
+
+def test_keys_that_are_on_record_hide_no_others(
+    ledger: Ledger, database: Database, clock: SettableClock, refuse: Refuse
+) -> None:
+    """However few are asked for; a day later they are asked for again."""
+    for number in (1, 2):
+        ledger.append(a_key(number=number, at=clock.now() - timedelta(days=3)))
+        refuse(key_id(number), "forged", THRESHOLD + 2 - number)
+        refuse(key_id(number), "revoked", 1)
+        ledger.change(ApiKey, key_id(number), revoke(clock.now() - timedelta(days=2)))
+    clock.advance(timedelta(seconds=5))
+    refused, since = PostgresRefusedAttempts(database), clock.now() - timedelta(minutes=10)
+
+    def first() -> list[KeyId]:
+        return [refused.attacked(since, THRESHOLD, 1)[0][0], refused.presented_after_end(since, 1)[0][0]]
+
+    def note(at: datetime) -> None:
+        def both(key: ApiKey) -> None:
+            key.note_attack(failed_attempts=9, since=since, by=origin(at))
+            key.note_presented_after_end(attempts=1, last_at=at, by=origin(at))
+
+        ledger.change(ApiKey, key_id(1), both)
+
+    note(since - timedelta(days=1))
+    assert first() == [key_id(1), key_id(1)]
+    note(clock.now())
+    assert first() == [key_id(2), key_id(2)]
+
+
+def revoke(at: datetime) -> Callable[[ApiKey], None]:
+    """The command to revoke the key at that time."""
+    return lambda key: key.revoke(reason=RevocationReason.OTHER, note=None, by=origin(at))
