@@ -5,7 +5,8 @@ concurrent settlements, and the watermark moves in the transaction of the event.
 call ``settle`` again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
@@ -16,6 +17,7 @@ from eventsourcing.persistence import IntegrityError
 from application.ledger import Ledger
 from application.ports import Entropy
 from application.usage_ports import AccessRow
+from domain.errors import UnavailableError
 from domain.events import Origin
 from domain.ids import AccountId, KeyId, RequestId, RunId
 from domain.merkle import leaf_hash, root_of
@@ -103,16 +105,27 @@ class Settlement:
     def settle(self, now: datetime) -> int:
         """Settles the rows of every window that is over, closes the runs that are; answers the number of rows settled.
 
-        Rows that another settlement takes at the same time are its to count.
+        Rows that another settlement takes at the same time are its to count. What breaks one run is raised once all had
+        their turn; UnavailableError at once, for it holds for all of them.
         """
         by = Origin(ACTOR, RequestId.from_entropy(self._entropy.bytes(16)), now)
         self._rows.end_windows(now, now + 2 * self._window)
-        settled = sum(self._settle_run(run, by) for run in self._rows.open_runs())
+        broken: list[Exception] = []
+        settled = 0
+        for run in self._rows.open_runs():
+            with _fenced(run.run_id, broken):
+                settled += self._settle_run(run, by)
         for ended in self._rows.end_runs(now - SILENCE):
-            run = UsageRun.resume(ended.run_id, version=ended.version, settled_through=ended.settled_through, as_of=now)
-            run.close(by=by)
-            self._append(run)
+            with _fenced(ended.run_id, broken):
+                self._close_run(ended, by)
+        if broken:
+            raise broken[0]
         return settled
+
+    def _close_run(self, ended: EndedRun, by: Origin) -> None:
+        run = UsageRun.resume(ended.run_id, version=ended.version, settled_through=ended.settled_through, as_of=by.at)
+        run.close(by=by)
+        self._append(run)
 
     def _settle_run(self, open_run: OpenRun, by: Origin) -> int:
         """One append for each window: a window is settled whole or not at all, and a backlog stays in bounds."""
@@ -133,6 +146,18 @@ class Settlement:
         except IntegrityError:
             return False  # another settlement was first; what it left is taken the next time
         return True
+
+
+@contextmanager
+def _fenced(run_id: RunId, broken: list[Exception]) -> Generator[None]:
+    """Adds what the block raises to ``broken``, with whose it is, but for UnavailableError."""
+    try:
+        yield
+    except UnavailableError:
+        raise
+    except Exception as error:  # noqa: BLE001 - raised by the settlement: one run's fault must not hold up the others
+        error.add_note(f"of {run_id}")
+        broken.append(error)
 
 
 def _resumed(run: OpenRun, by: Origin) -> UsageRun:

@@ -16,9 +16,9 @@ from application.usage_ports import AccessRow
 from domain.ids import KeyId, RunId
 from domain.merkle import MerkleTree, inclusion_is_proven, leaf_hash
 from domain.usage import Closed, KeysUsed, Started, UsageRun
-from tests.kit.builders import NOON, CountingEntropy, account_id, entropy, key_id
+from tests.kit.builders import NOON, CountingEntropy, account_id, entropy, key_id, origin
 
-RUN = RunId.from_entropy(entropy(1))
+RUN, BROKEN = RunId.from_entropy(entropy(1)), RunId.from_entropy(entropy(2))
 WINDOW = timedelta(seconds=10)
 
 
@@ -185,6 +185,32 @@ def test_an_ended_run_is_closed_once(ledger: Ledger) -> None:
     settle(ledger, rows)
     assert [type(event) for event in events(ledger)] == [Started, KeysUsed, Closed]
     assert ledger.load(UsageRun, RUN).closed
+
+
+class BrokenRows(Rows):
+    """As `Rows`, with another run before the one, whose rows cannot be read."""
+
+    def open_runs(self) -> Sequence[OpenRun]:
+        """The broken one and the one run."""
+        return [OpenRun(BROKEN, "alpha:8", NOON, 0, 0, (1,)), *super().open_runs()]
+
+    def rows(self, run_id: RunId, after: int, through: int) -> Sequence[LoggedRow]:
+        """Its rows, which are none that there could be."""
+        if run_id == BROKEN:
+            raise ValueError("no row of ours")
+        return super().rows(run_id, after, through)
+
+
+def test_a_run_that_cannot_be_settled_holds_up_no_other(ledger: Ledger) -> None:
+    """The rows of the others are settled, runs that have ended are closed, and the fault is raised with whose it is."""
+    other = RunId.from_entropy(entropy(3))
+    ledger.append(UsageRun.start(other, by=origin(), host="alpha:9", started_at=NOON))
+    rows = BrokenRows([a_row(1, key=key_id(1))], windows=(1,), ended=[EndedRun(other, 1, 0)])
+    with pytest.raises(ValueError, match="no row of ours") as raised:
+        settle(ledger, rows)
+    assert raised.value.__notes__ == [f"of {BROKEN}"]
+    assert [type(event) for event in events(ledger)] == [Started, KeysUsed]
+    assert ledger.load(UsageRun, other).closed
 
 
 def test_windows_are_ended_by_the_clock_that_is_given(ledger: Ledger) -> None:
