@@ -128,12 +128,9 @@ class WebhookCarrier:
 
     def _secrets(self, endpoint: EndpointView, now: datetime) -> list[Secret]:
         kept = self._webhooks.sealed(endpoint.endpoint_id)
-        versions = [endpoint.secret_version]
-        if endpoint.previous_until is not None and now < endpoint.previous_until:
-            versions.append(endpoint.secret_version - 1)
         opened = [
             self._seals.open(kept[version], sealing_context(endpoint.endpoint_id, version))
-            for version in versions
+            for version in endpoint.signing_versions(now)
             if version in kept
         ]
         return [webhook_secret(each) for each in opened if each is not None]

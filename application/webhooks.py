@@ -30,14 +30,15 @@ GRACE_MAX: Final = timedelta(days=30)
 class EndpointView:
     """One endpoint, without its secrets. ``previous_until``: until when the secret before the present one signs.
 
-    ``failures``: how many deliveries to it were given up. ``is_held``: the last of these is not dealt with yet, and the
-    endpoint is sent nothing meanwhile.
+    ``older_until``: until when those before that one sign, the newest first. ``failures``: how many deliveries to it
+    were given up. ``is_held``: the last of these is not dealt with yet, and the endpoint is sent nothing meanwhile.
     """
 
     endpoint_id: WebhookEndpointId
     account_id: AccountId
     url: WebhookUrl
     events: tuple[str, ...]
+    older_until: tuple[datetime, ...]
     description: str | None
     created_at: datetime
     disabled_at: datetime | None
@@ -47,6 +48,12 @@ class EndpointView:
     created_position: int
     failures: int
     is_held: bool
+
+    def signing_versions(self, now: datetime) -> list[int]:
+        """The versions of the secrets that sign at ``now``, the newest first."""
+        ends = (self.previous_until, *self.older_until)
+        before = [self.secret_version - age for age, end in enumerate(ends, 1) if end is not None and now < end]
+        return [self.secret_version, *before]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +226,7 @@ class WebhookManagement:
     def rotate_secret(
         self, *, account_id: AccountId, endpoint_id: WebhookEndpointId, grace: timedelta, by: Origin
     ) -> IssuedEndpoint:
-        """A new secret, shown this once; the one before it signs beside it for the grace period."""
+        """A new secret, shown this once; the one before it signs beside it for the grace period, as do those before."""
         secret = webhook_secret(self._entropy.bytes(SECRET_BYTES))
 
         def seal(endpoint: WebhookEndpoint) -> tuple[NewSealed, ...]:

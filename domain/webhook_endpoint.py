@@ -2,7 +2,8 @@
 
 ``enabled ⇄ disabled → deleted``. It is disabled by its owner, or once a delivery to it was given up (it says that it is
 gone, 410, or the last retry of a message failed), by the process that follows from that (`domain/webhook_failure.py`).
-Its secret is made with it and rotated with an overlap, in which both secrets sign; no event holds one.
+Its secret is made with it and rotated with an overlap: each signs to the end of its own grace, the newest five at most,
+so that a rotation whose answer was lost takes nothing from the receiver. No event holds one.
 """
 
 from collections.abc import Collection
@@ -18,6 +19,7 @@ from domain.ids import AccountId, WebhookEndpointId
 from domain.naming import Note
 
 EVENTS_MAX = 20
+SIGNING_SECRETS_MAX = 5
 
 
 class EventType(StrEnum):
@@ -229,7 +231,7 @@ class WebhookEndpoint(Aggregate, topic="webhook_endpoint"):
             self.record(Updated, by=by, url=url, events=tuple(events), description=description)
 
     def rotate_secret(self, *, grace: timedelta, by: Origin) -> None:
-        """Makes room for the next secret; the one before it signs, too, for ``grace``, and any older one no more."""
+        """Makes room for the next secret; the one before it signs, too, for ``grace``, and older ones as was said."""
         self.record(SecretRotated, by=by, secret_version=self.secret_version + 1, previous_until=by.at + grace)
 
     def give_up(self, delivery: GivenUpDelivery, *, after: int, by: Origin) -> None:

@@ -36,9 +36,11 @@ class WebhooksView:
         SET url = %(url)s, events = %(events)s, description = %(description)s, position = ledger.at(%(position)s)
         WHERE endpoint_id = %(id)s
     """
+    # The first rotation has no secret before the last two, hence the NULL that is removed.
     ROTATE = """
         UPDATE views.webhooks
-        SET secret_version = %(version)s, previous_until = %(previous_until)s, position = ledger.at(%(position)s)
+        SET older_until = (array_remove(array_prepend(previous_until, older_until), NULL))[1:%(older)s],
+            secret_version = %(version)s, previous_until = %(previous_until)s, position = ledger.at(%(position)s)
         WHERE endpoint_id = %(id)s
     """
     DISABLE = """
@@ -55,8 +57,14 @@ class WebhooksView:
         WHERE endpoint_id = %(id)s
     """
     DELETE = "DELETE FROM views.webhooks WHERE endpoint_id = %(id)s"
-    # Versions only rise, so a replay deletes what its first time has deleted.
-    FORGET_SECRETS = "DELETE FROM credentials.webhook_secrets WHERE endpoint_id = %(id)s AND version < %(before)s"
+    # Versions only rise and the instant is the event's, so a replay deletes what its first time has deleted. The secret
+    # before the present one stays until the next rotation, whether it signs or not.
+    FORGET_ENDED_SECRETS = """
+        DELETE FROM credentials.webhook_secrets AS s USING views.webhooks AS w
+        WHERE s.endpoint_id = %(id)s AND w.endpoint_id = %(id)s AND s.version < w.secret_version - 1
+          AND coalesce(w.older_until[w.secret_version - 1 - s.version] <= %(at)s, true)
+    """
+    FORGET_SECRETS = "DELETE FROM credentials.webhook_secrets WHERE endpoint_id = %(id)s"
     CLEAR = "DELETE FROM views.webhooks"
 
     def apply(self, cursor: Cursor[TupleRow], event: Event, position: int) -> None:
@@ -70,8 +78,8 @@ class WebhooksView:
                 cursor.execute(self.UPDATE, row | _described(event))
             case endpoints.SecretRotated():
                 row |= {"version": event.secret_version, "previous_until": event.previous_until}
-                cursor.execute(self.ROTATE, row)
-                cursor.execute(self.FORGET_SECRETS, row | {"before": event.secret_version - 1})
+                cursor.execute(self.ROTATE, row | {"older": endpoints.SIGNING_SECRETS_MAX - 2})
+                cursor.execute(self.FORGET_ENDED_SECRETS, row)
             case endpoints.Disabled():
                 cursor.execute(self.DISABLE, row | {"reason": event.reason})
             case endpoints.Enabled():
@@ -81,7 +89,7 @@ class WebhooksView:
                 cursor.execute(self.GIVE_UP, row | {"number": event.number, "failure_id": failure_id})
             case endpoints.Deleted():
                 cursor.execute(self.DELETE, row)
-                cursor.execute(self.FORGET_SECRETS, row | {"before": 2**31 - 1})
+                cursor.execute(self.FORGET_SECRETS, row)
             case _:
                 pass
 
@@ -99,7 +107,7 @@ class PostgresWebhooks:
 
     # A failure whose process does not run yet holds the endpoint, too; one that somebody cancelled does not.
     FIND = """
-        SELECT endpoint_id, account_id, url, events, description, created_at, disabled_at, disabled_reason,
+        SELECT endpoint_id, account_id, url, events, older_until, description, created_at, disabled_at, disabled_reason,
                secret_version, previous_until, created_position, failures,
                failure_id IS NOT NULL AND NOT EXISTS (
                    SELECT FROM workflow.processes AS p WHERE p.process_id = failure_id AND p.state = 'cancelled'
@@ -107,7 +115,7 @@ class PostgresWebhooks:
         FROM views.webhooks WHERE endpoint_id = %(id)s
     """
     PAGE = """
-        SELECT endpoint_id, account_id, url, events, description, created_at, disabled_at, disabled_reason,
+        SELECT endpoint_id, account_id, url, events, older_until, description, created_at, disabled_at, disabled_reason,
                secret_version, previous_until, created_position, failures,
                failure_id IS NOT NULL AND NOT EXISTS (
                    SELECT FROM workflow.processes AS p WHERE p.process_id = failure_id AND p.state = 'cancelled'
@@ -236,8 +244,15 @@ class WebhookSource:
 
 
 def _endpoint(row: TupleRow) -> EndpointView:
-    endpoint_id, account_id, url, events, *more = row
-    return EndpointView(WebhookEndpointId(endpoint_id), AccountId(account_id), WebhookUrl(url), tuple(events), *more)
+    endpoint_id, account_id, url, events, older_until, *more = row
+    return EndpointView(
+        WebhookEndpointId(endpoint_id),
+        AccountId(account_id),
+        WebhookUrl(url),
+        tuple(events),
+        tuple(older_until),
+        *more,
+    )
 
 
 def _delivery(message: TupleRow, attempts: Sequence[AttemptView]) -> DeliveryView:

@@ -121,7 +121,10 @@ def rotate_webhook_secret(
     webhook_management: Management,
     data: JSONBody[RotateSecret | None] = None,
 ) -> Response[IssuedWebhookBody]:
-    """Makes a new secret; the old one signs beside it for the grace period, so that either verifies a delivery."""
+    """Makes a new secret; the old one signs beside it for the grace period, so that either verifies a delivery.
+
+    A later rotation does not shorten it: each secret signs to the end of its own grace period, the newest five at most.
+    """
     asked = data or RotateSecret()
     issued = webhook_management.rotate_secret(
         account_id=caller.account_id,

@@ -125,7 +125,7 @@ def test_each_delivery_verifies_and_a_copy_of_it_does_not_for_long(hooks: Hooks)
 
 
 def test_both_secrets_sign_through_the_grace_period_and_then_one(hooks: Hooks) -> None:
-    """The old one verifies until its grace is over and never after; one older than that no more at all."""
+    """Each verifies until its own grace is over and never after, whatever was rotated since; five at most."""
     first = hooks.endpoint()
     endpoint_id, by = first.endpoint.endpoint_id, origin(hooks.clock.now())
     second = hooks.manage.rotate_secret(account_id=account_id(), endpoint_id=endpoint_id, grace=DAY, by=by)
@@ -138,11 +138,14 @@ def test_both_secrets_sign_through_the_grace_period_and_then_one(hooks: Hooks) -
     issued = [first, second]
     assert accepted() == [True, True]
     issued.append(hooks.manage.rotate_secret(account_id=account_id(), endpoint_id=endpoint_id, grace=DAY, by=by))
-    assert accepted() == [False, True, True]
+    assert accepted() == [True, True, True]
     # The package looks at the machine's clock, so the grace ends by another rotation, with none.
     over = origin(hooks.clock.now() - DAY)
     issued.append(hooks.manage.rotate_secret(account_id=account_id(), endpoint_id=endpoint_id, grace=DAY, by=over))
-    assert accepted() == [False, False, False, True]
+    assert accepted() == [True, True, False, True]
+    issued.append(hooks.manage.rotate_secret(account_id=account_id(), endpoint_id=endpoint_id, grace=DAY, by=by))
+    issued.append(hooks.manage.rotate_secret(account_id=account_id(), endpoint_id=endpoint_id, grace=DAY, by=by))
+    assert accepted() == [False, True, False, True, True, True]
 
 
 def test_secrets_are_sealed_for_their_row(hooks: Hooks) -> None:
@@ -162,11 +165,12 @@ def test_secrets_are_sealed_for_their_row(hooks: Hooks) -> None:
 
 
 def test_secrets_that_sign_no_more_are_deleted(hooks: Hooks) -> None:
-    """Those before the last two with a rotation, all with the endpoint."""
+    """Those before the last two whose grace is over, and all but the newest five; with the endpoint, all."""
     endpoint_id, by = hooks.endpoint().endpoint.endpoint_id, origin(hooks.clock.now())
-    for kept in ({1, 2}, {2, 3}):
-        hooks.manage.rotate_secret(account_id=account_id(), endpoint_id=endpoint_id, grace=DAY, by=by)
-        assert set(hooks.webhooks.sealed(endpoint_id)) == kept
+    none, kept = timedelta(), ({1, 2}, {1, 2, 3}, {1, 2, 3, 4}, {1, 2, 4, 5}, {2, 4, 5, 6}, {4, 5, 6, 7})
+    for versions, grace in zip(kept, (DAY, DAY, none, DAY, DAY, DAY), strict=True):
+        hooks.manage.rotate_secret(account_id=account_id(), endpoint_id=endpoint_id, grace=grace, by=by)
+        assert set(hooks.webhooks.sealed(endpoint_id)) == versions
     hooks.manage.delete(account_id=account_id(), endpoint_id=endpoint_id, by=by)
     assert hooks.webhooks.sealed(endpoint_id) == {}
 
@@ -302,7 +306,8 @@ def test_the_view_is_the_same_when_it_is_made_anew(hooks: Hooks) -> None:
     """From the ledger alone; the vault keeps its secrets, and nothing is sent again."""
     kept, gone = hooks.endpoint("key.*"), hooks.endpoint()
     by = origin(hooks.clock.now())
-    hooks.manage.rotate_secret(account_id=account_id(), endpoint_id=kept.endpoint.endpoint_id, grace=DAY, by=by)
+    for _ in range(3):
+        hooks.manage.rotate_secret(account_id=account_id(), endpoint_id=kept.endpoint.endpoint_id, grace=DAY, by=by)
     hooks.manage.delete(account_id=account_id(), endpoint_id=gone.endpoint.endpoint_id, by=by)
     key = a_key()
     hooks.ledger.append(key)
