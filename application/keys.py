@@ -214,6 +214,7 @@ class KeyManagement:
     ) -> IssuedKey:
         """Rotate keys every 90 days: a successor like the key, which itself stays accepted for the grace period.
 
+        The successor of a key that expires lives as long as that one was to live from its making.
         Rotating again before the successor's first use replaces the successor, whose secret was lost; after it, or
         after the successor's own rotation, ConflictError. Raises ConflictError for a key that is disabled or has ended.
 
@@ -235,7 +236,7 @@ class KeyManagement:
                 verifier_digest=minted.digest,
                 scopes=predecessor.scopes,
                 networks=predecessor.networks,
-                expires_at=predecessor.expires_at,
+                expires_at=predecessor.successor_expires_at(by.at),
                 rotation_due_after=predecessor.rotation_due_at - predecessor.created_at,
                 replaces=predecessor,
             )

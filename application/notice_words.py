@@ -101,7 +101,10 @@ def _expiring(notice: Notice) -> Words:
         subject=f"API key {_known_as(notice)} expires soon",
         lead="This API key reaches the end of its life and is refused from then on.",
         facts=_facts(notice, "Noticed", "expires_at"),
-        advice="If it is still needed, create its successor in time and put that in its place.",
+        advice=(
+            "If it is still needed, create its successor in time and put that in its place. The successor lives as long"
+            " as this key from its making."
+        ),
         commands=(f"keyledger usage {notice.thing_id}", *_to_rotate(notice)),
     )
 

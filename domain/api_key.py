@@ -230,6 +230,15 @@ class ApiKey(Aggregate, topic="api_key"):
         """The key's status at ``now``."""
         return status_of(self, now)
 
+    def successor_expires_at(self, now: datetime) -> datetime | None:
+        """When a successor made at ``now`` expires: it lives as long as this key from its making; None: for ever."""
+        if self.expires_at is None:
+            return None
+        try:
+            return now + (self.expires_at - self.created_at)
+        except OverflowError:  # beyond the year 9999, and so is this key's own end, as good as
+            return self.expires_at
+
     def rename(self, name: Name, *, by: Origin) -> None:
         """Changes the name; the same name records nothing."""
         self._refuse_ended(by)

@@ -136,6 +136,8 @@ def rotate_key(
 ) -> Response[IssuedKeyBody]:
     """Makes the key's successor; the key itself stays accepted for the grace period.
 
+    The successor of a key that expires is given the same length of life anew; that of one that does not expires never.
+
     With `compromised` it ends at once: when this answers, no process accepts it.
     """
     asked = data or RotateKey()

@@ -1,6 +1,6 @@
 """A key's life: what each command records, and what it refuses."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -103,6 +103,14 @@ def test_expiry_holds_from_its_instant_and_is_recorded_once() -> None:
     assert recorded(key) == [Expired]
     with pytest.raises(KeyStateError, match="expired"):
         key.rename(Name("Late"), by=origin(NOON + 2 * DAY))
+
+
+def test_a_successor_is_to_live_as_long_as_its_predecessor() -> None:
+    """The same length of life anew, from the rotation on; a key without expiry has a successor without."""
+    assert a_key().successor_expires_at(NOON + DAY) is None
+    assert a_key(expires_at=NOON + 30 * DAY).successor_expires_at(NOON + 29 * DAY) == NOON + 59 * DAY
+    last = datetime(9999, 12, 31, tzinfo=UTC)
+    assert a_key(expires_at=last).successor_expires_at(NOON + DAY) == last
 
 
 def test_rotation_keeps_the_key_through_its_grace_and_then_retires_it() -> None:

@@ -42,12 +42,12 @@ def span(later: str, earlier: str) -> timedelta:
 
 
 def test_a_successor_is_like_its_predecessor(owner: Owner, key: Key) -> None:
-    """201 with a new key of the same name, environment, scopes, networks, expiry and lineage, and both sides named."""
+    """201 with a new key of the same name, environment, scopes, networks, life and lineage, and both sides named."""
     heard = owner.client.post(f"{key.path}/rotate")
     successor, predecessor = heard.json, owner.client.get(key.path).json
     assert heard.status == 201
     assert heard.header("cache-control") == "no-store"
-    for same in ("name", "environment", "scopes", "allowed_ips", "expires_at", "lineage_id"):
+    for same in ("name", "environment", "scopes", "allowed_ips", "lineage_id"):
         assert successor[same] == predecessor[same]
     assert (successor["status"], predecessor["status"]) == ("active", "rotating")
     assert (successor["replaces"], predecessor["replaced_by"]) == (key.id, successor["id"])
@@ -55,6 +55,9 @@ def test_a_successor_is_like_its_predecessor(owner: Owner, key: Key) -> None:
     assert (successor["request_count"], successor["revoked_at"], successor["retires_at"]) == (0, None, None)
     assert successor["lineage_id"] == key.id
     assert span(successor["rotation_due_at"], successor["created_at"]) == 90 * DAY
+    lives = [span(each["expires_at"], each["created_at"]) for each in (successor, predecessor)]
+    assert lives[0] == lives[1]
+    assert span(successor["expires_at"], predecessor["expires_at"]) > timedelta()
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ class Key:
     environment: str
     scopes: list[str] | None
     networks: list[str] | None
+    created_at: datetime
     expires_at: datetime | None
     lineage_id: str
     replaces: str | None = None

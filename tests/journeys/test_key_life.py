@@ -78,6 +78,7 @@ class KeyLife(RuleBasedStateMachine):
             secret=body["key"],
             name=body["name"],
             environment=body["environment"],
+            created_at=time_of(body["created_at"]) or span.began,
             **({"lineage_id": body["id"]} | more),
         )
         self.own.append(key)
@@ -165,12 +166,13 @@ class KeyLife(RuleBasedStateMachine):
         answer, span = self.call(worker, "POST", f"/api/keys/{key.id}/rotate", asked)
         if not self.either(answer, span, key, self.model.can_rotate, 201):
             return
+        life = None if key.expires_at is None else key.expires_at - key.created_at
         successor = self.issued(
             answer,
             span,
             scopes=key.scopes,
             networks=key.networks,
-            expires_at=key.expires_at,
+            expires_at=life and (time_of(answer.json()["created_at"]) or span.began) + life,
             lineage_id=key.lineage_id,
             replaces=key.id,
         )
