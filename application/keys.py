@@ -216,7 +216,8 @@ class KeyManagement:
 
         The successor of a key that expires lives as long as that one was to live from its making.
         Rotating again before the successor's first use replaces the successor, whose secret was lost; after it, or
-        after the successor's own rotation, ConflictError. Raises ConflictError for a key that is disabled or has ended.
+        after the successor's own rotation, ConflictError. A successor that has ended counts as one that never was.
+        Raises ConflictError for a key that is disabled or has ended.
 
         ``compromised``: when this returns, the successor exists and no process accepts the key.
         ``beside``: given the rotated key, what else is appended with it; it may be asked again, and may refuse.
@@ -337,20 +338,33 @@ class KeyManagement:
         return key
 
     def _unseen_successor(self, predecessor: ApiKey, by: Origin, note: Note = REPLACED_UNSEEN) -> list[ApiKey]:
-        if predecessor.replaced_by is None:
+        successor = self._living_successor(predecessor, by.at)
+        if successor is None:
             return []
-        successor_id = predecessor.replaced_by
-        if self._usage.of_keys([successor_id])[successor_id].requests:
-            raise ConflictError("The key's successor is already in use; rotate the successor instead")
-        successor = self._ledger.load(ApiKey, successor_id)
-        if successor.replaced_by is not None:
+        if successor.key_id != predecessor.replaced_by or successor.replaced_by is not None:
             # Another one here would leave the lineage with two heads.
             raise ConflictError("The key's successor was rotated itself; rotate the newest key instead")
-        if successor.revoked_at is not None and (ended := self._keys.find(successor_id)) is not None:
-            # By somebody who may not have lived to wait for it.
-            self._cache.await_applied(ended.position)
+        if self._usage.of_keys([successor.key_id])[successor.key_id].requests:
+            if successor.disabled:
+                raise ConflictError(
+                    "The key's successor is disabled, but was used; enable it and rotate it, or revoke it"
+                )
+            raise ConflictError("The key's successor is already in use; rotate the successor instead")
         successor.revoke(reason=RevocationReason.UNUSED, note=note, by=by)
         return [successor]
+
+    def _living_successor(self, predecessor: ApiKey, now: datetime) -> ApiKey | None:
+        """The successor, or where that has ended its own, and so on; None when none is left that has not ended."""
+        successor_id = predecessor.replaced_by
+        while successor_id is not None:
+            successor = self._ledger.load(ApiKey, successor_id)
+            if successor.status(now) not in {KeyStatus.REVOKED, KeyStatus.EXPIRED}:
+                return successor
+            if successor.revoked_at is not None and (ended := self._keys.find(successor_id)) is not None:
+                # By somebody who may not have lived to wait for it.
+                self._cache.await_applied(ended.position)
+            successor_id = successor.replaced_by
+        return None
 
     def _managed(self, views: Sequence[KeyView]) -> list[ManagedKey]:
         now = self._clock.now()

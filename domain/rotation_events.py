@@ -193,7 +193,7 @@ class HandedOver(RotationEvent):
 
 @dataclass(frozen=True)
 class SuccessorCreated(RotationEvent):
-    """The successor exists; with a second one, ``unseen_id`` is the first, which nobody had used."""
+    """The successor exists; with a second one, ``unseen_id`` is the first, unused or ended."""
 
     TOPIC: ClassVar[str] = "rotation.successor_created"
 

@@ -137,6 +137,7 @@ def rotate_key(
     """Makes the key's successor; the key itself stays accepted for the grace period.
 
     The successor of a key that expires is given the same length of life anew; that of one that does not expires never.
+    Rotating again before the successor was used, or once it has ended, makes another; while it is in use that is a 409.
 
     With `compromised` it ends at once: when this answers, no process accepts it.
     """

@@ -113,6 +113,40 @@ def test_a_successor_that_was_revoked_is_replaced(owner: Owner, key: Key) -> Non
     assert [use(owner, secret) for secret in (key.secret, first["key"], second["key"])] == [200, 401, 200]
 
 
+def test_a_successor_that_was_used_and_revoked_is_replaced(owner: Owner, key: Key) -> None:
+    """It is left as it ended, and its predecessor has another, as if that one had never been used."""
+    first = owner.client.post(f"{key.path}/rotate").json
+    assert use(owner, first["key"]) == 200
+    assert owner.client.post(f"/api/keys/{first['id']}/revoke", {"reason": "compromised"}).status == 200
+    before = owner.client.get(f"/api/keys/{first['id']}").json
+    second = owner.client.post(f"{key.path}/rotate").json
+    assert owner.client.get(f"/api/keys/{first['id']}").json == before
+    assert owner.client.get(key.path).json["replaced_by"] == second["id"]
+    assert [use(owner, secret) for secret in (key.secret, first["key"], second["key"])] == [200, 401, 200]
+
+
+def test_a_lineage_whose_later_keys_have_all_ended_goes_on(owner: Owner, key: Key) -> None:
+    """One that a retired successor has left is still in the way; once that has ended, too, nothing is."""
+    first = owner.client.post(f"{key.path}/rotate").json
+    second = owner.client.post(f"/api/keys/{first['id']}/rotate", {"grace_seconds": 0}).json
+    assert owner.client.post(f"{key.path}/rotate").status == 409
+    assert owner.client.post(f"/api/keys/{second['id']}/revoke").status == 200
+    assert owner.client.post(f"{key.path}/rotate").status == 201
+
+
+def test_a_used_successor_that_is_disabled_is_not_replaced(owner: Owner, key: Key) -> None:
+    """409 that says what to do; enabled, it is the one to rotate."""
+    successor = owner.client.post(f"{key.path}/rotate").json
+    assert use(owner, successor["key"]) == 200
+    assert owner.client.post(f"/api/keys/{successor['id']}/disable").status == 200
+    heard = owner.client.post(f"{key.path}/rotate")
+    assert heard.status == 409
+    assert "enable it" in heard.json["error"]["message"]
+    assert "revoke it" in heard.json["error"]["message"]
+    assert owner.client.post(f"/api/keys/{successor['id']}/enable").status == 200
+    assert owner.client.post(f"/api/keys/{successor['id']}/rotate").status == 201
+
+
 def test_a_successor_in_use_is_not_replaced(server: HttpServer, owner: Owner, key: Key) -> None:
     """Once the successor was used, rotating its predecessor again is a 409 that changes nothing."""
     successor = owner.client.post(f"{key.path}/rotate").json

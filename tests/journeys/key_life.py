@@ -118,9 +118,18 @@ class Model:
 
     def can_rotate(self, key: Key, now: datetime) -> bool:
         """Whether it can have a successor, or another one in place of one that nobody saw."""
+        successor = self.living_successor(key, now)
+        replaceable = successor is None or (
+            successor is key.replaced_by and successor.replaced_by is None and not successor.requests
+        )
+        return self.status(key, now) in {"active", "rotating"} and replaceable
+
+    def living_successor(self, key: Key, now: datetime) -> Key | None:
+        """The next key of the lineage that has not ended."""
         successor = key.replaced_by
-        seen = successor is not None and (successor.requests > 0 or successor.replaced_by is not None)
-        return self.status(key, now) in {"active", "rotating"} and not seen
+        while successor is not None and self.status(successor, now) in ENDED:
+            successor = successor.replaced_by
+        return successor
 
     def change(self, key: Key, asked: dict[str, Any]) -> None:
         """A PATCH was answered 200; what is as it was is no event."""
@@ -147,7 +156,7 @@ class Model:
 
     def rotate(self, key: Key, successor: Key, *, grace: timedelta, from_first_use: bool) -> None:
         """The successor was made; an unseen one before it ends, and so does the key itself without grace."""
-        if key.replaced_by is not None:
+        if key.replaced_by is not None and self.status(key.replaced_by, successor.created_at) not in ENDED:
             self.revoke(key.replaced_by)
         key.replaced_by = successor
         key.events.append("key.rotated")
