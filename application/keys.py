@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import EllipsisType
-from typing import Any
+from typing import Any, Self
 
 from application.ledger import Ledger, NewVerifier, retried
 from application.ports import (
@@ -25,7 +25,7 @@ from application.ports import (
 from application.usage_ports import KeyUsage, UsageStats
 from domain.access import Networks, Scopes
 from domain.account import ROTATION_DUE_DAYS
-from domain.api_key import ApiKey, GraceStart, KeyStatus, RevocationReason, status_of
+from domain.api_key import ApiKey, GraceStart, KeyStatus, RevocationReason, revoked_since, status_of
 from domain.credential import Environment, Secret, mint_key
 from domain.errors import ConflictError, InvalidError, NotFoundError
 from domain.events import Aggregate, Origin
@@ -42,11 +42,17 @@ _NEVER_USED = KeyUsage(requests=0, failed_attempts=0, first_used_at=None, last_u
 
 @dataclass(frozen=True, slots=True)
 class ManagedKey:
-    """One key as its owner sees it, at one instant."""
+    """One key as its owner sees it, at one instant. ``revoked_since`` None: it is not revoked then."""
 
     view: KeyView
     status: KeyStatus
+    revoked_since: datetime | None
     usage: KeyUsage
+
+    @classmethod
+    def of(cls, view: KeyView, usage: KeyUsage, now: datetime) -> Self:
+        """The key at ``now``."""
+        return cls(view, status_of(view, now), revoked_since(view, now), usage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +155,7 @@ class KeyManagement:
         if found is None or found[0].account_id != account_id:
             raise NotFoundError(UNKNOWN_KEY)
         view, usage = found
-        return ManagedKey(view, status_of(view, self._clock.now()), usage)
+        return ManagedKey.of(view, usage, self._clock.now())
 
     def page(
         self,
@@ -329,7 +335,7 @@ class KeyManagement:
         if found is None:
             raise NotFoundError(UNKNOWN_KEY)
         view, usage, freshness = found
-        return ManagedKey(view, status_of(view, self._clock.now()), usage), freshness
+        return ManagedKey.of(view, usage, self._clock.now()), freshness
 
     def _owned(self, account_id: AccountId, key_id: KeyId) -> ApiKey:
         key = self._ledger.load(ApiKey, key_id)
@@ -369,7 +375,7 @@ class KeyManagement:
     def _managed(self, views: Sequence[KeyView]) -> list[ManagedKey]:
         now = self._clock.now()
         usage: dict[KeyId, Any] = self._usage.of_keys([view.key_id for view in views]) if views else {}
-        return [ManagedKey(view, status_of(view, now), usage.get(view.key_id, _NEVER_USED)) for view in views]
+        return [ManagedKey.of(view, usage.get(view.key_id, _NEVER_USED), now) for view in views]
 
 
 def _expiry(given: datetime, now: datetime) -> datetime:

@@ -102,6 +102,16 @@ def status_of(key: Lifetimes, now: datetime) -> KeyStatus:
     return KeyStatus.ROTATION_DUE if now >= key.rotation_due_at else KeyStatus.ACTIVE
 
 
+def revoked_since(key: Lifetimes, now: datetime) -> datetime | None:
+    """Since when the key is revoked; None: it is not.
+
+    One that its rotation retired, since the end of its grace period, whenever that was put on record.
+    """
+    if key.retires_at is not None and key.retires_at <= (key.revoked_at or now):
+        return key.retires_at
+    return key.revoked_at
+
+
 class KeyStateError(ConflictError):
     """The key's state does not allow the command; the message says which state."""
 
@@ -300,7 +310,8 @@ class ApiKey(Aggregate, topic="api_key"):
             retires_at=ends,
         )
         if compromised:
-            self.revoke(reason=RevocationReason.COMPROMISED, note=None, by=by)
+            # By the command that retired it, too: `revoke` finds a key that its grace period has ended already.
+            self.record(Revoked, by=by, reason=RevocationReason.COMPROMISED.value)
         self.retire(by=by)
 
     def withdraw_rotation(self, *, by: Origin) -> None:
@@ -351,7 +362,8 @@ class ApiKey(Aggregate, topic="api_key"):
             self.record(Enabled, by=by)
 
     def revoke(self, *, reason: RevocationReason, note: Note | None, by: Origin) -> None:
-        """Ends the key for ever; again records nothing."""
+        """Ends the key for ever; again records nothing, and of one that its grace period has ended, that."""
+        self.retire(by=by)
         if self.revoked_at is None:
             self.record(Revoked, by=by, reason=reason.value, note=note)
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self
 
-from domain.api_key import ApiKey, KeyStatus, RevocationReason
+from domain.api_key import ApiKey, KeyStatus, RevocationReason, revoked_since
 from domain.events import Origin
 from domain.ids import AccountId, KeyId, RotationId
 from domain.rotation_events import (
@@ -259,7 +259,7 @@ class Rotation(Process, topic="rotation"):
         if key.replaced_by is None or status is KeyStatus.EXPIRED:
             outcome = status.value
         else:
-            retired_at = by.at if silent else key.revoked_at or key.retires_at or by.at
+            retired_at = by.at if silent else revoked_since(key, by.at) or by.at
             reason = SILENT if silent else self._reason(key)
             self._step(Retired, key, Step.OVERLAP, by, retired_at=retired_at, reason=reason)
         self._step(Closed, key, Step.CLOSED, by, outcome=outcome)

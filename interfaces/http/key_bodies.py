@@ -93,11 +93,8 @@ class KeyBody(msgspec.Struct):
 
     @classmethod
     def of(cls, managed: ManagedKey, /, **more: Any) -> Self:
-        """The body of a managed key; a key that its rotation retired counts as revoked at that instant."""
+        """The body of a managed key."""
         view = managed.view
-        revoked_at = view.revoked_at
-        if revoked_at is None and managed.status is KeyStatus.REVOKED:
-            revoked_at = view.retires_at
         return cls(
             id=view.key_id,
             name=view.name,
@@ -113,7 +110,7 @@ class KeyBody(msgspec.Struct):
             failed_attempts=managed.usage.failed_attempts,
             rotation_due_at=view.rotation_due_at,
             rotation_due_days=(view.rotation_due_at - view.created_at).days,
-            revoked_at=revoked_at,
+            revoked_at=managed.revoked_since,
             lineage_id=view.lineage_id,
             replaces=view.replaces,
             replaced_by=view.replaced_by,

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from domain.access import Networks, Scopes
-from domain.api_key import ApiKey, GraceStart, KeyStateError, KeyStatus, RevocationReason
+from domain.api_key import ApiKey, GraceStart, KeyStateError, KeyStatus, RevocationReason, revoked_since
 from domain.api_key_events import (
     Created,
     Disabled,
@@ -19,7 +19,7 @@ from domain.api_key_events import (
     Rotated,
     RotationFellDue,
 )
-from domain.events import Event
+from domain.events import Event, Origin
 from domain.naming import Name, Note
 from tests.kit.builders import NOON, a_key, key_id, origin
 
@@ -29,6 +29,11 @@ DAY = timedelta(days=1)
 def recorded(key: ApiKey) -> list[type[Event]]:
     """The kinds of the events that the key has recorded since its creation, in order."""
     return [type(event) for event in key.pending_events[1:]]  # type: ignore[misc]
+
+
+def revoke_compromised(key: ApiKey, by: Origin) -> None:
+    """Its owner revokes it."""
+    key.revoke(reason=RevocationReason.COMPROMISED, note=None, by=by)
 
 
 def test_a_new_key_is_active_and_due_after_ninety_days() -> None:
@@ -125,6 +130,29 @@ def test_rotation_keeps_the_key_through_its_grace_and_then_retires_it() -> None:
         key.retire(by=origin(NOON + DAY))
     assert recorded(key) == [Rotated, Revoked]
     assert key.pending_events[-1].reason == "rotated"  # type: ignore[attr-defined]
+
+
+def test_a_retired_key_ended_with_its_grace_period_whoever_puts_it_on_record() -> None:
+    """A revoke between that end and the sweep records the retirement, and the instant that is shown stays."""
+    for end in (lambda key, by: key.retire(by=by), revoke_compromised):
+        key = a_key()
+        key.rotate(key_id(2), grace=DAY, grace_starts=GraceStart.NOW, by=origin())
+        assert revoked_since(key, NOON + DAY / 2) is None
+        assert revoked_since(key, NOON + DAY) == NOON + DAY
+        end(key, origin(NOON + 2 * DAY))
+        revoke_compromised(key, origin(NOON + 3 * DAY))
+        assert recorded(key) == [Rotated, Revoked]
+        assert key.revoked_for == "rotated"
+        assert revoked_since(key, NOON + 4 * DAY) == NOON + DAY
+
+
+def test_a_key_that_was_revoked_within_its_grace_period_ended_then() -> None:
+    """The end of the grace period changes nothing any more."""
+    key = a_key()
+    key.rotate(key_id(2), grace=DAY, grace_starts=GraceStart.NOW, by=origin())
+    revoke_compromised(key, origin(NOON + DAY / 2))
+    key.retire(by=origin(NOON + 2 * DAY))
+    assert (key.revoked_for, revoked_since(key, NOON + 2 * DAY)) == ("compromised", NOON + DAY / 2)
 
 
 @pytest.mark.parametrize("starts", list(GraceStart))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from domain.api_key import GraceStart
 from tests.interfaces.conftest import Owner
 from tests.kit.http_answers import TIME
 from tests.kit.http_server import HttpServer, Key
@@ -223,6 +224,26 @@ def test_revoking_again_changes_nothing(server: HttpServer, owner: Owner, key: K
     assert (heard.status, server.head()) == (200, head)
     assert first.pop("receipt")["position"] == second.pop("receipt")["position"]
     assert first == second
+
+
+def test_a_retired_key_stays_as_it_ended(server: HttpServer, owner: Owner) -> None:
+    """Revoked at the end of its grace period, before that is on record and after, and whoever revokes it then."""
+    key = server.back.key(owner.key.account_id, ago=3 * DAY)
+    by = server.back.origin(ago=2 * DAY)
+    server.back.manage.keys.rotate(
+        account_id=owner.key.account_id, key_id=key.id, grace=DAY, grace_starts=GraceStart.NOW, by=by
+    )
+    before = owner.client.get(key.path).json
+    assert (before["status"], before["revoked_at"]) == ("revoked", before["retires_at"])
+    for _ in range(2):
+        heard = owner.client.post(f"{key.path}/revoke", {"reason": "compromised"})
+        assert heard.status == 200
+        assert heard.json == before | {"receipt": heard.json["receipt"]}
+        assert owner.client.get(key.path).json == before
+    listed = owner.client.get("/api/keys?status=revoked").json["data"]
+    assert listed == [before]
+    last = owner.client.get(f"{key.path}/events").json["data"][-1]
+    assert (last["type"], last["data"]["reason"]) == ("key.revoked", "rotated")
 
 
 def test_a_key_may_revoke_itself(owner: Owner) -> None:

@@ -234,7 +234,10 @@ def replayed(history: list[dict[str, Any]]) -> dict[str, Any]:
             case "key.grace_began":
                 shown["retires_at"] = data["retires_at"]
             case "key.revoked":
-                shown["revoked_at"] = event["occurred_at"]
+                # Of a key that its grace period has ended the event follows; it ended then.
+                shown["revoked_at"] = min(
+                    event["occurred_at"], shown["retires_at"] or event["occurred_at"], key=time_of
+                )
             case _:  # disabled, enabled, expired: its status; used: its counts; the rest are facts about others
                 pass
     return shown
