@@ -289,6 +289,7 @@ class ApiKey(Aggregate, topic="api_key"):
     ) -> None:
         """Names the successor; this key stays accepted through the grace period, and ends at once when it is zero.
 
+        The grace period never goes beyond the key's own expiry.
         ``compromised``: it ends at once, whatever the grace period, and the record says why.
 
         A second rotation names another successor (the first one's secret was lost before use) and keeps an end that
@@ -298,7 +299,7 @@ class ApiKey(Aggregate, topic="api_key"):
         if status not in {KeyStatus.ACTIVE, KeyStatus.ROTATION_DUE, KeyStatus.ROTATING}:
             raise KeyStateError(f"A key that is {status} cannot be rotated")
         grace = timedelta() if compromised else grace
-        ends = by.at + grace if grace_starts is GraceStart.NOW or not grace else None
+        ends = self._grace_end(by.at + grace) if grace_starts is GraceStart.NOW or not grace else None
         if ends is None or (self.retires_at is not None and self.retires_at < ends):
             ends = self.retires_at
         self.record(
@@ -325,11 +326,14 @@ class ApiKey(Aggregate, topic="api_key"):
     def extend_grace(self, grace: timedelta, *, by: Origin) -> None:
         """Puts off the end of the grace period, to ``grace`` from now, or from the successor's first use.
 
-        Raises KeyStateError for a key that is in no grace period, ConflictError for an end that is not later.
+        Raises KeyStateError for a key that is in no grace period, ConflictError for an end that is not later, also
+        because it would be beyond the key's own expiry.
         """
         if self.replaced_by is None or self.status(by.at) not in {KeyStatus.ROTATING, KeyStatus.DISABLED}:
             raise KeyStateError("Only a key in its grace period can be extended")
-        ends = None if self.retires_at is None else by.at + grace
+        ends = None if self.retires_at is None else self._grace_end(by.at + grace)
+        if ends is not None and ends == self.retires_at == self.expires_at:
+            raise ConflictError("The grace period lasts until the key expires, and cannot go beyond")
         if grace <= (self.grace or timedelta()) if ends is None else ends <= (self.retires_at or ends):
             raise ConflictError("The grace period ends no earlier than that as it is")
         self.record(GraceExtended, by=by, grace_seconds=int(grace.total_seconds()), retires_at=ends)
@@ -340,9 +344,15 @@ class ApiKey(Aggregate, topic="api_key"):
             self.record(Revoked, by=by, reason=RevocationReason.ROTATED.value)
 
     def begin_grace(self, *, first_use: datetime, by: Origin) -> None:
-        """Starts a grace period that waited for the successor's first use."""
-        if self.replaced_by is not None and self.retires_at is None and self.revoked_at is None:
-            self.record(GraceBegan, by=by, retires_at=first_use + (self.grace or timedelta()))
+        """Starts a grace period that waited for the successor's first use; none once the expiry is on record."""
+        if self.replaced_by is None or self.retires_at is not None:
+            return
+        if self.revoked_at is None and not self.expiry_recorded:
+            self.record(GraceBegan, by=by, retires_at=self._grace_end(first_use + (self.grace or timedelta())))
+
+    def _grace_end(self, end: datetime) -> datetime:
+        """That end, or the key's own expiry where that is earlier: nothing is accepted beyond it."""
+        return end if self.expires_at is None else min(end, self.expires_at)
 
     def retire(self, *, by: Origin) -> None:
         """Puts the end of the grace period on record, once it has passed."""

@@ -228,7 +228,7 @@ class PostgresKeys:
     TO_BEGIN_GRACE = """
         WITH waiting AS MATERIALIZED (
             SELECT key_id, replaced_by FROM views.keys
-            WHERE revoked_at IS NULL AND replaced_by IS NOT NULL AND retires_at IS NULL
+            WHERE revoked_at IS NULL AND replaced_by IS NOT NULL AND retires_at IS NULL AND NOT expiry_recorded
         )
         SELECT w.key_id, c.first_used_at
         FROM usage.counts_of((SELECT coalesce(array_agg(replaced_by), '{}') FROM waiting)) AS c

@@ -1,6 +1,7 @@
 """What the answers to a key in its grace period say: since when it is replaced, and when it ends.
 
-``Deprecation`` is RFC 9745 (a structured date), ``Sunset`` RFC 8594 (an HTTP date; absent while the end is open).
+``Deprecation`` is RFC 9745 (a structured date), ``Sunset`` RFC 8594 (an HTTP date; absent while the end is open): the
+end of the grace period or the key's own expiry, whichever is the earlier.
 """
 
 from email.utils import format_datetime
@@ -13,6 +14,7 @@ def grace_headers(facts: KeyFacts) -> list[tuple[bytes, bytes]]:
     if facts.replaced_by is None or facts.replaced_at is None:
         return []
     headers = [(b"deprecation", b"@%d" % facts.replaced_at.timestamp())]
-    if facts.retires_at is not None:
-        headers.append((b"sunset", format_datetime(facts.retires_at, usegmt=True).encode()))
+    ends = [end for end in (facts.retires_at, facts.expires_at) if end is not None]
+    if ends:
+        headers.append((b"sunset", format_datetime(min(ends), usegmt=True).encode()))
     return headers

@@ -19,6 +19,7 @@ from domain.api_key_events import (
     Rotated,
     RotationFellDue,
 )
+from domain.errors import ConflictError
 from domain.events import Event, Origin
 from domain.naming import Name, Note
 from tests.kit.builders import NOON, a_key, key_id, origin
@@ -172,6 +173,32 @@ def test_grace_that_waits_for_the_first_use_ends_after_it() -> None:
         key.begin_grace(first_use=NOON + 5 * DAY, by=origin(NOON + 6 * DAY))
     assert recorded(key) == [Rotated, GraceBegan]
     assert key.retires_at == NOON + 6 * DAY
+
+
+@pytest.mark.parametrize("starts", list(GraceStart))
+def test_no_grace_period_goes_beyond_the_keys_own_expiry(starts: GraceStart) -> None:
+    """Not at the rotation, not by the successor's first use, not by an extension; and it ends as retired, once."""
+    key = a_key(expires_at=NOON + 2 * DAY)
+    key.rotate(key_id(2), grace=5 * DAY, grace_starts=starts, by=origin())
+    key.begin_grace(first_use=NOON + DAY, by=origin(NOON + DAY))
+    assert key.retires_at == NOON + 2 * DAY
+    with pytest.raises(ConflictError, match="until the key expires"):
+        key.extend_grace(9 * DAY, by=origin(NOON + DAY))
+    for _ in range(2):
+        key.expire(by=origin(NOON + 2 * DAY))
+        key.retire(by=origin(NOON + 2 * DAY))
+    assert recorded(key)[-1] is Revoked
+    assert Expired not in recorded(key)
+
+
+def test_a_key_that_has_expired_begins_no_grace_period() -> None:
+    """It stays expired when its successor is used at last."""
+    key = a_key(expires_at=NOON + 2 * DAY)
+    key.rotate(key_id(2), grace=5 * DAY, grace_starts=GraceStart.FIRST_USE, by=origin())
+    key.expire(by=origin(NOON + 2 * DAY))
+    key.begin_grace(first_use=NOON + 3 * DAY, by=origin(NOON + 3 * DAY))
+    assert recorded(key) == [Rotated, Expired]
+    assert key.status(NOON + 9 * DAY) is KeyStatus.EXPIRED
 
 
 def test_a_second_rotation_never_prolongs_a_running_grace() -> None:

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+import pytest
+
 from tests.interfaces.conftest import Owner
 from tests.kit.http_server import HttpServer
 
@@ -107,6 +109,19 @@ def test_answers_to_a_key_in_its_grace_period_say_so(server: HttpServer, owner: 
         assert (plain.header("deprecation"), plain.header("sunset")) == (None, None)
     refused = owner.client.get("/api/campaigns", key=successor["key"])  # replaced before anybody saw it
     assert (refused.status, refused.header("deprecation")) == (401, None)
+
+
+@pytest.mark.parametrize("starts", ["now", "first_use"])
+def test_a_key_in_its_grace_period_promises_no_life_beyond_its_expiry(owner: Owner, starts: str) -> None:
+    """`Sunset` is the earlier of both ends (RFC 8594), and so is `retires_at` once it is known."""
+    expires = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    key = new(owner, expires_at=expires)
+    owner.client.post(f"/api/keys/{key['id']}/rotate", {"grace_seconds": 2 * 86400, "grace_starts": starts})
+    told = owner.client.get(f"/api/keys/{key['id']}").json
+    assert told["retires_at"] == (told["expires_at"] if starts == "now" else None)
+    sunset = owner.client.get("/api/campaigns", key=key["key"]).header("sunset")
+    assert sunset is not None
+    assert parsedate_to_datetime(sunset) == instant(told["expires_at"]).replace(microsecond=0)
 
 
 def test_an_owner_chooses_the_webhook_that_is_handed_over_successors(owner: Owner) -> None:

@@ -167,8 +167,8 @@ class Model:
     def end_of_grace_is_right(self, key: Key, told: datetime | None, span: Span, grace: timedelta) -> bool:
         """Whether, after a rotation at ``span`` that did not wait for a use, the key may retire at ``told``."""
         before = key.retires_at
-        kept = before is not None and told == before and before <= span.edges[1] + grace
-        return kept or span.holds(told, grace)
+        nearer = [end for end in (before, key.expires_at) if end is not None and end <= span.edges[1] + grace]
+        return told in nearer or span.holds(told, grace)
 
     def complaint(self, key: Key, body: dict[str, Any], span: Span) -> str | None:
         """What is wrong with the key's body, told within ``span``; None when nothing is."""
@@ -202,9 +202,10 @@ class Model:
         return "; ".join(wrong) or None
 
     def begin_grace(self, key: Key, told: datetime | None) -> None:
-        """A grace period that waited begins soon after the successor's first use, and is counted from it."""
+        """A grace period that waited begins soon after the successor's first use, and goes up to the expiry at most."""
         use = key.replaced_by.first_use if key.replaced_by else None
-        if key.waiting_grace and use and use.holds(told, key.waiting_grace):
+        is_capped = told is not None and told == key.expires_at
+        if key.waiting_grace and use and (is_capped or use.holds(told, key.waiting_grace)):
             key.retires_at, key.waiting_grace = told, None
 
 
