@@ -1,17 +1,19 @@
 """Credentials taken out of text: what is left is the public prefix and an ellipsis (`sk_live_7Hq2mB9xT…`), or `…`.
 
-Recognised: our own credentials, whole or cut; the values of `Authorization` and cookies; passwords in URLs (RFC 3986)
-and conninfo strings (libpq); values under a secret's name. The rules know shapes: a secret without its prefix, or in
-base64, is not recognised, so raw secrets stay in `domain.credential.Secret`.
+Recognised: our own credentials, whole or cut, also percent-encoded; the values of `Authorization` and cookies;
+passwords in URLs (RFC 3986) and conninfo strings (libpq); values under a secret's name. The rules know shapes: a secret
+without its prefix, or in base64, is not recognised, so raw secrets stay in `domain.credential.Secret`.
 """
 
 import re
 from typing import Any, Final, cast
 
+from domain.credential import with_credentials_decoded
+
 # A text without any of these, in any case, needs no redaction; most lines of a log have none.
 _SUSPECTS: Final = (
     "sk_", "ses_", "inv_", "whsec_", "://", "authorization", "cookie", "bearer", "pass", "pwd", "secret", "token",
-    "_key",
+    "_key", "%",
 )  # fmt: skip
 _HIDDEN_NAMES: Final = (
     "authorization", "cookie", "cookies", "password", "passwd", "passphrase", "pwd", "secret", "secrets", "secret_key",
@@ -22,11 +24,12 @@ _SHOWN: Final = re.compile(r"(?:(?:sk|ses|inv)_[0-9A-Za-z_]+|whsec_)…")
 
 # Kept: the words and the id. Gone: all after it, also when it was cut or lost its underscore. A bare `inv_…` is the id
 # of an invite and stays. The quantifiers marked + give nothing back, or a bare prefix would lose its last character.
+# A webhook's secret goes first: the others know no `+`, `/` and `=`, and would leave the rest of one that follows.
 _CREDENTIALS: Final = (
+    re.compile(r"(whsec_)[0-9A-Za-z_+/=-]+"),
     re.compile(r"(sk_(?:dev|staging|live)_[0-9A-Za-z]{1,9}+)[0-9A-Za-z_-]+"),
     re.compile(r"(ses_(?:[0-9A-Za-z]{9}(?=_)|[0-9A-Za-z]{1,9}+(?=[0-9A-Za-z]{12})))[0-9A-Za-z_-]+"),
     re.compile(r"(inv_[0-9A-Za-z]{9}(?=_))[0-9A-Za-z_-]+"),
-    re.compile(r"(whsec_)(?:[0-9A-Za-z_+/=-]|%(?:25)*(?:2[BbFf]|3[Dd]))+"),  # in a path it may be percent-encoded
     re.compile(r"(bearer\s+)(?!(?:sk|ses|inv)_)[0-9A-Za-z._~+/=-]{16,}", re.IGNORECASE),
 )
 # The bound on a URL's password keeps a text of nothing but `://a:` from costing the square of its length.
@@ -61,6 +64,7 @@ def redact(text: str) -> str:
     """Redact free text; twice gives the same as once."""
     if not is_suspect(text):
         return text
+    text = with_credentials_decoded(text)
     for rule in _TEXT_RULES:
         text = rule.sub(_ellipsis, text)
     return _HEADER.sub(_without_value, text)
@@ -68,6 +72,7 @@ def redact(text: str) -> str:
 
 def redact_line(line: str) -> str:
     """Redact a rendered line, keeping its structure; its values were redacted before."""
+    line = with_credentials_decoded(line)
     for rule in _LINE_RULES:
         line = rule.sub(_ellipsis, line)
     return line

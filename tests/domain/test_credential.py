@@ -1,5 +1,6 @@
 """The grammar of credentials, and that a secret is printed nowhere."""
 
+import base64
 import copy
 import hashlib
 import json
@@ -11,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.credential import (
@@ -268,10 +269,57 @@ def test_text_keeps_a_credentials_prefix_and_loses_the_rest(text: str, expected:
     assert without_secrets(expected) == expected
 
 
+ids = st.text(BASE62, min_size=9, max_size=9)
+secrets = st.text(BASE62, min_size=43, max_size=43)
+kinds = st.sampled_from(["sk_live_", "sk_staging_", "sk_dev_", "inv_", "ses_"])
+webhook_secrets = st.binary(min_size=24, max_size=32).map(lambda secret: base64.b64encode(secret).decode())
+tokens = st.one_of(
+    st.tuples(st.tuples(kinds, ids).map(lambda each: f"{each[0]}{each[1]}_"), secrets),
+    st.tuples(st.just("whsec_"), webhook_secrets),
+)
+near_tokens = st.sampled_from([
+    "/", "_", "-", " ", "%", "%2", "%25", "/api/keys/", "sk_", "sk_live_", "inv_", "ses_", "whsec", "whsec_",
+    "inv_abcd", "sk_dev_abcd", "ses_abcdef", "inv_abcdefg", "sk_live_7Hq2mB9xT", "inv_7Hq2mB9xT", "ses_7Hq2mB9xT",
+    "addresses_", "é",
+])  # fmt: skip
+others = st.one_of(near_tokens, st.text(f"{BASE62}_-/+=%. é", max_size=20)).map(lambda text: ("", text))
+
+
+def encoded(text: str, times: int, every: int) -> str:
+    """Each so-manieth character percent-encoded, so many times over; every one with 1."""
+    percent = "%" + "25" * (times - 1)
+    return "".join(f"{percent}{ord(each):02X}" if n % every == 0 else each for n, each in enumerate(text))
+
+
+@settings(max_examples=1000)
+@given(st.lists(st.one_of(tokens, others), max_size=6))
+def test_nothing_of_a_secret_stays_whatever_stands_beside_it(parts: list[tuple[str, str]]) -> None:
+    """Keys, tokens and other text in any order, with nothing between them: no 12 characters of any secret are left."""
+    left = without_secrets("".join(public + rest for public, rest in parts))
+    for secret in (rest for public, rest in parts if public):
+        assert not any(secret[at : at + 12] in left for at in range(len(secret) - 11))
+
+
+@given(tokens, st.integers(1, 3), st.integers(1, 5))
+def test_nothing_of_an_encoded_secret_stays(token: tuple[str, str], times: int, every: int) -> None:
+    """Percent-encoded, whole or in part, once or more: what is shown is what would be shown of it decoded."""
+    text = "".join(token)
+    assert without_secrets(f"/a%20b/{encoded(text, times, every)}?x") == f"/a%20b/{without_secrets(text)}?x"
+
+
+@pytest.mark.parametrize(
+    "text", ["inv_", "sk_live_7Hq2mB9xT_a", "whsec_", "%25", "%2573", "ses_7Hq2mB9x", "inv_7Hq2mB9xT_-"]
+)
+def test_the_cost_is_linear_in_the_text(text: str) -> None:
+    """A megabyte of what resembles credentials is done within the test's time; the square of it would take hours."""
+    without_secrets(text * (1_000_000 // len(text)))
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "",
+        "/a%41b",
         "sk_live_7Hq2mB9xT",
         "inv_7Hq2mB9xTabcdefg",
         "ses_",
