@@ -133,8 +133,8 @@ def _attacked(notice: Notice) -> Words:
     return Words(
         subject=f"Many failed attempts with API key {_known_as(notice)}",
         lead=(
-            "Many requests named this API key and were refused: somebody guesses, or something holds a damaged or"
-            " outdated copy. The key itself was not given away by this, and still works."
+            "Many requests named this API key and were refused: somebody guesses, something holds a damaged or outdated"
+            " copy, or the key is used from outside its networks. It was not given away by this, and still works."
         ),
         facts=_facts(notice, "Noticed", "failed_attempts", "since", "until"),
         advice="See where they come from. If you do not know them, restrict the key to your networks, or rotate it.",

@@ -29,7 +29,11 @@ class Suspicions:
         self._attack_threshold = attack_threshold
 
     def note_attacks(self) -> int:
-        """Records the keys whose failed attempts of the last ten minutes pass the threshold."""
+        """Records the keys whose failed attempts of the last ten minutes pass the threshold.
+
+        Refused credentials count, and a client outside the key's networks; a good key that lacks a scope, or whose plan
+        lacks the feature, does not.
+        """
         by = self._origin()
         since = by.at - LOOK_BACK
         noted = 0

@@ -120,7 +120,8 @@ class RefusedAttempts(Protocol):
     def attacked(self, since: datetime, threshold: int, limit: int) -> Sequence[tuple[KeyId, int]]:
         """Existing keys with that many refused attempts or more since then, but for those on record as attacked.
 
-        That counts for a day before ``since``.
+        That counts for a day before ``since``. Refused credentials and networks count; a missing scope, or a feature
+        that the plan lacks, does not.
         """
         ...
 

@@ -244,7 +244,10 @@ class Expired(Event):
 
 @dataclass(frozen=True)
 class Attacked(Event):
-    """Failed attempts with this key's id passed the threshold between the two times; at most once a day."""
+    """Failed attempts with this key's id passed the threshold between the two times; at most once a day.
+
+    ``failed_attempts``: refused credentials and networks; not a missing scope, nor a feature that the plan lacks.
+    """
 
     TOPIC: ClassVar[str] = "key.attacked"
 

@@ -59,7 +59,10 @@ class Settings:
     failed_attempts_per_minute: int = 20
     """Refused credentials that one client network (IPv4 address, IPv6 /64) may send a minute before it gets 429."""
     attack_threshold: int = 50
-    """Refused attempts with one key's id within ten minutes that put `key.attacked` on record."""
+    """Refused attempts with one key's id within ten minutes that put `key.attacked` on record.
+
+    Refused credentials and networks; a missing scope, or a feature that the plan lacks, does not count.
+    """
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     """Networks whose X-Forwarded-For is believed; nobody's by default."""
     metrics_networks: tuple[IPv4Network | IPv6Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))

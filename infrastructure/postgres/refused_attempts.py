@@ -13,12 +13,14 @@ class PostgresRefusedAttempts:
     Keys of which it is on record are passed over, or the first ``limit`` would hide all others for ever.
     """
 
-    # A count, for each key by the index ``events_stream_version``: asked whether there is any, the planner may read the
-    # whole ledger.
+    # Who lacks a scope or a feature has shown a good key: a client that is set up wrongly, and no attack. What is on
+    # record is counted, for each key by the index ``events_stream_version``: asked whether there is any, the planner
+    # may read the whole ledger.
     ATTACKED = """
         SELECT r.key_id, r.attempts FROM (
             SELECT key_id, count(*) AS attempts FROM usage.access_log
             WHERE NOT accepted AND key_id IS NOT NULL AND occurred_at > %(since)s
+              AND outcome NOT IN ('insufficient_scope', 'plan_lacks_feature')
             GROUP BY key_id HAVING count(*) >= %(threshold)s
         ) AS r
         JOIN views.keys AS k ON k.key_id = r.key_id
@@ -49,7 +51,8 @@ class PostgresRefusedAttempts:
     def attacked(self, since: datetime, threshold: int, limit: int) -> Sequence[tuple[KeyId, int]]:
         """Existing keys with that many refused attempts or more since then, the most attacked first.
 
-        Not those on record as attacked since a day before.
+        Not those on record as attacked since a day before. Neither a missing scope nor a missing feature of the plan
+        counts.
         """
         values = {"since": since, "threshold": threshold, "limit": limit}
         with self._database.cursor() as cursor:

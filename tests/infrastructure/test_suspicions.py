@@ -99,6 +99,21 @@ def test_a_key_over_the_threshold_is_on_record_as_attacked_once_a_day(
     assert (attacked.failed_attempts, attacked.account_id) == (THRESHOLD, account_id())
 
 
+def test_a_good_key_that_lacks_a_scope_or_a_plans_feature_is_not_attacked(
+    ledger: Ledger, suspicions: Suspicions, clock: SettableClock, refuse: Refuse
+) -> None:
+    """Neither counts, not even towards what else is refused; a client outside the key's networks does."""
+    ledger.append(a_key(number=1, at=clock.now()), a_key(number=2, at=clock.now()))
+    for outcome in ("insufficient_scope", "plan_lacks_feature"):
+        refuse(key_id(1), outcome, THRESHOLD + 1)
+    refuse(key_id(1), "forged", THRESHOLD - 1)
+    refuse(key_id(2), "forbidden_network", THRESHOLD)
+    clock.advance(timedelta(seconds=5))
+    assert suspicions.note_attacks() == 1
+    assert Attacked not in kinds(ledger, key_id(1))
+    assert Attacked in kinds(ledger, key_id(2))
+
+
 def test_a_revoked_key_that_is_presented_is_on_record_once_a_day(
     ledger: Ledger, suspicions: Suspicions, clock: SettableClock, refuse: Refuse
 ) -> None:
