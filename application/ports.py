@@ -225,7 +225,8 @@ class DueKeys(Protocol):
 class AccountView:
     """One account as the operator lists it. ``notice_email`` None: its notices go to ``email``.
 
-    ``hand_over_to``: the webhook endpoint that is handed over successors; None: they are made by hand.
+    ``hand_over_to``: the webhook endpoint that is handed over successors; None, also once that is deleted: they are
+    made by hand.
     """
 
     account_id: AccountId

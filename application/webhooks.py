@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from application.ledger import Ledger, NewSealed, UnknownAggregateError
 from application.outbox import MessageId, MessageState
 from application.ports import Clock, Entropy
+from domain.account import Handover
 from domain.credential import Secret
 from domain.destination import Destinations, WebhookUrl
 from domain.errors import ConflictError, InvalidError, NotFoundError
@@ -190,6 +191,13 @@ class WebhookManagement:
         if endpoint is None or endpoint.account_id != account_id:
             raise NotFoundError(UNKNOWN_WEBHOOK)
         return endpoint
+
+    def receiver(self, *, account_id: AccountId, endpoint_id: WebhookEndpointId) -> Handover:
+        """The endpoint as it may be chosen to be handed over successors; ConflictError while it is disabled."""
+        endpoint = self.get(account_id=account_id, endpoint_id=endpoint_id)
+        if endpoint.disabled_at is not None:
+            raise ConflictError("A webhook that is disabled is handed over nothing; enable it first")
+        return Handover(endpoint.endpoint_id, endpoint.url)
 
     def page(self, *, account_id: AccountId, before: int | None = None, limit: int) -> Sequence[EndpointView]:
         """The account's endpoints, newest first."""

@@ -83,14 +83,17 @@ class AccountsView:
 class PostgresAccounts:
     """The port `Accounts`."""
 
+    # Of the webhook that was chosen for successors, whether there still is one; by its primary key.
     FIND = """
         SELECT account_id, name, email, plan, suspended, opened_at, position, notice_email, muted_notices,
-               rotation_due_days, hand_over_to
+               rotation_due_days,
+               (SELECT endpoint_id FROM views.webhooks WHERE endpoint_id = hand_over_to)
         FROM views.accounts WHERE account_id = %(account_id)s
     """
     PAGE = """
         SELECT account_id, name, email, plan, suspended, opened_at, position, notice_email, muted_notices,
-               rotation_due_days, hand_over_to
+               rotation_due_days,
+               (SELECT endpoint_id FROM views.webhooks WHERE endpoint_id = hand_over_to)
         FROM views.accounts WHERE position < %(before)s ORDER BY position DESC LIMIT %(limit)s
     """
 

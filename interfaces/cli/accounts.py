@@ -8,7 +8,7 @@ import msgspec
 
 from application.ports import AccountView, Freshness
 from domain.access import Plan
-from domain.account import ROTATION_DUE_DAYS_MAX, Handover
+from domain.account import ROTATION_DUE_DAYS_MAX
 from domain.errors import InvalidError
 from domain.ids import WebhookEndpointId
 from domain.mail_address import MailAddress
@@ -114,8 +114,7 @@ def hand_over(arguments: Namespace, settings: Settings) -> int:
         else:
             account = op.account_with_webhooks(arguments.id)
             endpoint_id = parsed("ENDPOINT", WebhookEndpointId.parse, arguments.endpoint)
-            endpoint = op.manage.webhooks.get(account_id=account.account_id, endpoint_id=endpoint_id)
-            handover = Handover(endpoint.endpoint_id, endpoint.url)
+            handover = op.manage.webhooks.receiver(account_id=account.account_id, endpoint_id=endpoint_id)
         changed = op.manage.accounts.hand_over_to(account_id=account.account_id, handover=handover, by=op.origin)
         body = AccountBody.of(changed)
         write(as_json(body) if arguments.json else fields(body))

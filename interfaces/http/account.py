@@ -13,7 +13,6 @@ from application.authentication import Need
 from application.ports import AccountView
 from application.webhooks import WebhookManagement
 from domain.access import Feature, Scope
-from domain.account import Handover
 from domain.errors import ForbiddenError
 from domain.ids import WebhookEndpointId
 from interfaces.http.caller import By, Caller, parsed
@@ -35,7 +34,8 @@ class ChangeAccount(msgspec.Struct, forbid_unknown_fields=True):
 class OwnAccountBody(msgspec.Struct):
     """The caller's account. ``rotation_due_days``: the age at which new keys are to be rotated.
 
-    ``hand_over_to``: the webhook that gets the successor of each key that falls due, with its secret; null: none does.
+    ``hand_over_to``: the webhook that gets the successor of each key that falls due, with its secret; null, also once
+    that webhook is deleted: none does.
     """
 
     id: str
@@ -72,8 +72,7 @@ def change_account(
             if not caller.plan.includes(Feature.WEBHOOKS):
                 raise ForbiddenError
             endpoint_id = parsed("hand_over_to", WebhookEndpointId.parse, data.hand_over_to)
-            endpoint = webhook_management.get(account_id=account_id, endpoint_id=endpoint_id)
-            handover = Handover(endpoint.endpoint_id, endpoint.url)
+            handover = webhook_management.receiver(account_id=account_id, endpoint_id=endpoint_id)
         account_management.hand_over_to(account_id=account_id, handover=handover, by=origin)
     if data.rotation_due_days is not UNSET:
         account_management.rotate_after(account_id=account_id, days=data.rotation_due_days, by=origin)

@@ -127,3 +127,5 @@ def test_the_webhook_that_is_handed_over_successors_is_chosen(server: HttpServer
     operated.keyledger("account", "hand-over", other, endpoint, code=Exit.NOT_FOUND)
     operated.keyledger("account", "hand-over", free, endpoint, code=Exit.REFUSED)
     operated.keyledger("account", "hand-over", account, "elsewhere", code=Exit.REFUSED)
+    operated.run("change", endpoint, "--status", "disabled")
+    operated.keyledger("account", "hand-over", account, endpoint, code=Exit.REFUSED)

@@ -132,3 +132,18 @@ def test_an_owner_chooses_the_webhook_that_is_handed_over_successors(owner: Owne
         assert owner.client.call("PATCH", "/api/account", {"hand_over_to": wanted}).json["hand_over_to"] == wanted
     for wanted, status in (("whe_" + "0" * (len(hook) - 4), 404), ("elsewhere", 422)):
         assert owner.client.call("PATCH", "/api/account", {"hand_over_to": wanted}).status == status
+
+
+def test_a_webhook_that_is_disabled_or_gone_is_handed_over_nothing(owner: Owner) -> None:
+    """A disabled one cannot be chosen (409); one that was chosen is named until it is deleted."""
+    hook = owner.client.post("/api/webhooks", {"url": "https://hooks.acme.example/", "events": ["key.*"]}).json["id"]
+    choice, path = {"hand_over_to": hook}, f"/api/webhooks/{hook}"
+    assert owner.client.call("PATCH", path, {"status": "disabled"}).status == 200
+    assert owner.client.call("PATCH", "/api/account", choice).status == 409
+    assert owner.client.get("/api/account").json["hand_over_to"] is None
+    assert owner.client.call("PATCH", path, {"status": "enabled"}).status == 200
+    assert owner.client.call("PATCH", "/api/account", choice).status == 200
+    assert owner.client.call("PATCH", path, {"status": "disabled"}).status == 200
+    assert owner.client.get("/api/account").json["hand_over_to"] == hook
+    assert owner.client.call("DELETE", path).status == 204
+    assert owner.client.get("/api/account").json["hand_over_to"] is None
