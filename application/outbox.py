@@ -53,7 +53,7 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message at one attempt. ``attempt`` counts from 1; ``created_at`` is when it was made of its event."""
+    """A message at one attempt. ``attempt`` counts from 1; ``created_at`` is when what it tells happened."""
 
     id: MessageId
     account_id: AccountId

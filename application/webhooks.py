@@ -69,7 +69,10 @@ class AttemptView:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryView:
-    """One message to one endpoint, with its attempts, oldest first. ``next_at`` None: there is no other attempt."""
+    """One message to one endpoint, with its attempts, oldest first. ``next_at`` None: there is no other attempt.
+
+    ``created_at``: when what it tells happened.
+    """
 
     delivery_id: MessageId
     type: str

@@ -135,7 +135,8 @@ class OutboxFollower:
                         position = notification.id
                         event = self._mapper.to_domain_event(notification)
                         for message in source.messages_for(cursor, event, position):
-                            self._outbox.put(cursor, name, message, position, now)
+                            at = event.timestamp
+                            self._outbox.put(cursor, name, message, position, created_at=at, next_at=now)
                 cursor.execute(self.MOVE, {"channel": name, "position": batch[-1].id})
         except DATABASE_AWAY:
             raise

@@ -33,7 +33,8 @@ class PostgresOutbox:
         INSERT INTO outbox.messages (
             id, channel, account_id, target, cause_position, kind, payload, created_at, next_at
         ) VALUES (
-            %(id)s, %(channel)s, %(account_id)s, %(target)s, %(cause_position)s, %(kind)s, %(payload)s, %(at)s, %(at)s
+            %(id)s, %(channel)s, %(account_id)s, %(target)s, %(cause_position)s, %(kind)s, %(payload)s, %(created_at)s,
+            %(next_at)s
         ) ON CONFLICT DO NOTHING
     """
     # The oldest first, of receivers and accounts that have room. Rows that another process takes at the same time are
@@ -81,8 +82,20 @@ class PostgresOutbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def put(self, cursor: Cursor[TupleRow], channel: str, new: NewMessage, position: int, at: datetime) -> None:
-        """Adds what the event at ``position`` tells one receiver, in the caller's transaction; again adds nothing."""
+    def put(  # noqa: PLR0913 - what a message is
+        self,
+        cursor: Cursor[TupleRow],
+        channel: str,
+        new: NewMessage,
+        position: int,
+        *,
+        created_at: datetime,
+        next_at: datetime,
+    ) -> None:
+        """Adds what the event at ``position`` tells one receiver, in the caller's transaction; again adds nothing.
+
+        ``created_at`` is the event's time, ``next_at`` when the first attempt is due.
+        """
         message_id = MessageId.of(
             channel=channel,
             account_id=new.account_id,
@@ -100,7 +113,8 @@ class PostgresOutbox:
                 "cause_position": position,
                 "kind": new.kind,
                 "payload": Jsonb(dict(new.payload)),
-                "at": at,
+                "created_at": created_at,
+                "next_at": next_at,
             },
         )
 

@@ -296,10 +296,12 @@ def test_a_test_goes_to_its_endpoint_alone(hooks: Hooks) -> None:
     hooks.endpoint("*")
     endpoint_id = hooks.endpoint("key.revoked").endpoint.endpoint_id
     promised = hooks.manage.test(account_id=account_id(), endpoint_id=endpoint_id, by=origin(hooks.clock.now()))
+    hooks.clock.advance(timedelta(seconds=1))
     assert hooks.bring() == 1
     assert hooks.told() == ["webhook.test"]
     (delivery,) = hooks.manage.deliveries(account_id=account_id(), endpoint_id=endpoint_id, limit=2)
     assert delivery.delivery_id == promised.delivery_id == hooks.sender.sent[0][1]["webhook-id"]
+    assert delivery.created_at == promised.created_at
 
 
 def test_the_view_is_the_same_when_it_is_made_anew(hooks: Hooks) -> None:
