@@ -16,7 +16,7 @@ from eventsourcing.persistence import Notification
 from application.event_json import EventJson
 from domain.errors import UnavailableError
 from infrastructure.eventstore import PostgresRecorder, View
-from infrastructure.postgres.pool import Database
+from infrastructure.postgres.pool import Database, TidyConnection
 
 POLL = timedelta(milliseconds=250)
 BATCH = 1000
@@ -42,7 +42,7 @@ def follow_ledger(conninfo: str, catch_up: Callable[[], bool], stop: Flag) -> No
 
 
 def _listen(conninfo: str, catch_up: Callable[[], bool], stop: Flag) -> None:
-    with psycopg.connect(conninfo, autocommit=True, connect_timeout=5) as listener:
+    with TidyConnection.connect(conninfo, autocommit=True, connect_timeout=5) as listener:
         listener.execute("LISTEN ledger")
         while not stop.is_set():
             while catch_up():

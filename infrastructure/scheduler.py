@@ -21,6 +21,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from domain.errors import UnavailableError
 from infrastructure.postgres.freshness import elapsed
+from infrastructure.postgres.pool import TidyConnection
 from infrastructure.system import SystemClock
 
 HEARTBEAT = timedelta(seconds=1)
@@ -206,7 +207,7 @@ class Leader:
             stop.wait(HEARTBEAT.total_seconds())
 
     def _stand(self, stop: Flag) -> None:
-        with psycopg.connect(
+        with TidyConnection.connect(
             self._conninfo, autocommit=True, connect_timeout=5, application_name="keyledger leader"
         ) as connection:
             connection.execute(self.CONFIGURE, {"silence": f"{int(SILENCE.total_seconds())}s"})

@@ -26,6 +26,7 @@ from application.usage_ports import AccessKind, AccessRow
 from domain.errors import UnavailableError
 from domain.ids import RunId
 from infrastructure.postgres.access_batch import BatchArguments
+from infrastructure.postgres.pool import TidyConnection
 
 BATCH_ROWS_MAX = 1000  # some 20 ms of the database's time
 HEARTBEAT_SECONDS = 10.0
@@ -46,7 +47,7 @@ _Queued = tuple[AccessKind, datetime, str, Any, Deliver, float]
 _OCCURRED_AT, _WAITER, _DELIVER, _QUEUED_AT = 1, 3, 4, 5
 
 
-class _Connection(psycopg.Connection[TupleRow]):
+class _Connection(TidyConnection):
     """Gives up a statement after ``patience`` seconds, also when the server has stopped without closing the line."""
 
     patience = 2.0

@@ -10,12 +10,11 @@ from threading import Event as Flag
 from time import perf_counter
 from typing import LiteralString
 
-import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
 from domain.retention import DroppedDay
-from infrastructure.postgres.pool import Database
+from infrastructure.postgres.pool import Database, TidyConnection
 
 PIECE_SECONDS = 0.003
 PIECE_BLOCKS_MAX = 128  # of the log, 1 MB: some 5,000 rows
@@ -130,7 +129,7 @@ class AccessLogPartitions:
         undeclared; a purge that is cut short between the two declares that day again. It has its own connection, for it
         takes its time; psycopg's errors pass.
         """
-        with psycopg.connect(self._database.conninfo, autocommit=True, connect_timeout=5) as connection:
+        with TidyConnection.connect(self._database.conninfo, autocommit=True, connect_timeout=5) as connection:
             connection.execute(self.CONFIGURE)
             if not connection.execute(self.TRY_LOCK).fetchall()[0][0]:
                 return []

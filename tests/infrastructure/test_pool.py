@@ -1,8 +1,14 @@
-"""The pool of connections: who comes alone meets a warm one."""
+"""The pool of connections: who comes alone meets a warm one; and what becomes of those that fail."""
+
+import gc
+import socket
+from collections.abc import Iterator
 
 import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
 
-from infrastructure.postgres.pool import Database
+from infrastructure.postgres.pool import Database, PatientConnection
 
 BACKEND = "SELECT pg_backend_pid()"
 
@@ -19,6 +25,14 @@ def burst(database: Database) -> list[int]:
     """The servers' processes of three who come at once; the first's connection is the last to come back."""
     with database.connection() as first, database.connection() as second, database.connection() as third:
         return [connection.info.backend_pid for connection in (first, second, third)]
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """No cycle of objects is ever taken apart meanwhile."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def test_who_comes_alone_gets_the_connection_that_was_used_last(database: Database) -> None:
@@ -45,3 +59,20 @@ def test_connections_that_the_server_has_ended_while_they_rested_refuse_nobody(
             other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
     served = [*burst(database), *burst(database)]
     assert not set(served) & set(ended)
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("places", [1, 2])
+def test_a_connection_that_could_not_be_made_in_time_is_closed(places: int) -> None:
+    """At once, and not when the collector comes by: a server that stands still keeps no place for each attempt."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        port = str(mute.getsockname()[1])
+        conninfo = make_conninfo(host=",".join(["127.0.0.1"] * places), port=",".join([port] * places))
+        with pytest.raises(psycopg.errors.ConnectionTimeout):
+            PatientConnection.connect(conninfo, connect_timeout=2)
+        for _ in range(places):
+            accepted, _ = mute.accept()
+            with accepted:
+                accepted.settimeout(5)
+                while accepted.recv(4096):  # until its end
+                    pass
