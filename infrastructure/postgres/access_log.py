@@ -18,7 +18,6 @@ from typing import Any, Literal, Self
 
 import psycopg
 import structlog
-from psycopg.abc import RV, PQGen
 from psycopg.rows import TupleRow
 
 from application.ports import Entropy
@@ -26,7 +25,7 @@ from application.usage_ports import AccessKind, AccessRow
 from domain.errors import UnavailableError
 from domain.ids import RunId
 from infrastructure.postgres.access_batch import BatchArguments
-from infrastructure.postgres.pool import TidyConnection
+from infrastructure.postgres.pool import PatientConnection, SilentError
 
 BATCH_ROWS_MAX = 1000  # some 20 ms of the database's time
 HEARTBEAT_SECONDS = 10.0
@@ -45,15 +44,6 @@ Deliver = Callable[[Sequence[Any], UnavailableError | None], None]
 _Queued = tuple[AccessKind, datetime, str, Any, Deliver, float]
 """Kind, time, request id, waiter, deliver, and when it was queued (monotonic seconds)."""
 _OCCURRED_AT, _WAITER, _DELIVER, _QUEUED_AT = 1, 3, 4, 5
-
-
-class _Connection(TidyConnection):
-    """Gives up a statement after ``patience`` seconds, also when the server has stopped without closing the line."""
-
-    patience = 2.0
-
-    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        return super().wait(gen, interval, self.patience if timeout is None else timeout)
 
 
 class PostgresAccessLog:
@@ -112,12 +102,13 @@ class PostgresAccessLog:
         self._close_at = float("inf")
         self._onlookers: list[tuple[Any, Deliver]] = []
         self._thread = Thread(target=self._run, name="access-log", daemon=True)
-        self._connection: _Connection | None = None
+        self._connection: PatientConnection | None = None
         self._cursor: psycopg.Cursor[TupleRow] | None = None  # of all batches: spares a third of a call
         self._run_id = run_id
         self._run_began = False
         self._written = 0  # the run's last committed row, as far as is known
         self._numbered = 0  # the last number given
+        self._silent_at = float("-inf")  # when silence was last found (monotonic)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -218,6 +209,10 @@ class PostgresAccessLog:
         kinds, instants, requests, *_ = zip(*batch, strict=True)
         values = self._arguments.of(kinds, instants, requests)
         failures = 0
+        if not self._buffered and batch[0][_QUEUED_AT] < self._silent_at:
+            # It stood behind one whose patience the silence has taken, and would stand as long again.
+            self._give_up(batch, "the server has fallen silent")
+            return
         while True:
             give_up_at = (
                 self._close_at if self._buffered else min(batch[0][_QUEUED_AT] + self._patience, self._close_at)
@@ -226,8 +221,10 @@ class PostgresAccessLog:
                 self._commit(len(batch), values, give_up_at)
             except psycopg.Error as error:
                 self._disconnect()
+                if isinstance(error, psycopg.errors.ConnectionTimeout | SilentError):
+                    self._silent_at = time.monotonic()
                 if time.monotonic() >= give_up_at:
-                    self._give_up(batch, error)
+                    self._give_up(batch, _reason(error))
                     return
                 if failures == 0:
                     if isinstance(error, psycopg.errors.CheckViolation):
@@ -244,7 +241,8 @@ class PostgresAccessLog:
 
     def _commit(self, count: int, values: dict[str, Any], give_up_at: float) -> None:
         connection = self._connected()
-        connection.patience = STATEMENT_SECONDS + 1 if self._buffered else max(give_up_at - time.monotonic(), 0.5)
+        left = STATEMENT_SECONDS + 1 if self._buffered else max(give_up_at - time.monotonic(), 0.5)
+        connection.patience_seconds = left
         while True:
             if not self._run_began:
                 connection.execute(self.BEGIN_RUN, {"run": self._run_id, "host": self._host})
@@ -266,10 +264,10 @@ class PostgresAccessLog:
                 self._written = writer_at
         self._written = self._numbered = through
 
-    def _give_up(self, batch: Sequence[_Queued], error: psycopg.Error) -> None:
+    def _give_up(self, batch: Sequence[_Queued], reason: str) -> None:
         self._numbered += len(batch)
-        log.error("access_log_gave_up", rows=len(batch), reason=_reason(error))
-        self._tell(batch, UnavailableError("The access log cannot be written", context={"reason": _reason(error)}))
+        log.error("access_log_gave_up", rows=len(batch), reason=reason)
+        self._tell(batch, UnavailableError("The access log cannot be written", context={"reason": reason}))
 
     def _make_partitions(self, batch: Sequence[_Queued]) -> None:
         """For a day without its partition: the leader, who makes them ahead, was away, or a clock was set."""
@@ -292,11 +290,12 @@ class PostgresAccessLog:
         except psycopg.Error:
             self._disconnect()
 
-    def _connected(self) -> _Connection:
+    def _connected(self) -> PatientConnection:
         if self._connection is None:
-            self._connection = _Connection.connect(
+            self._connection = PatientConnection.connect(
                 self._conninfo, autocommit=True, connect_timeout=2, application_name="keyledger-access-log"
             )
+            self._connection.patience_seconds = self._patience
             # The server gives up a little earlier than we do: then it has said that nothing was written.
             seconds = STATEMENT_SECONDS if self._buffered else 0.9 * self._patience
             self._connection.execute(self.CONFIGURE, {"statement": f"{seconds * 1000:.0f}"})

@@ -307,6 +307,23 @@ def test_a_server_that_falls_silent_fails_the_waiting_rows(line: Line, conninfo:
         log.write(a_row(3)).result(5)
 
 
+def test_rows_that_stood_behind_one_that_waited_for_a_silent_server_are_refused_with_it() -> None:
+    """They do not wait for it as long again, one batch behind the other."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as mute,
+        a_log(make_conninfo(host="127.0.0.1", port=mute.getsockname()[1])) as log,
+    ):
+        first = log.write(a_row(1))
+        attempt, _ = mute.accept()
+        with attempt:
+            second = log.write(a_row(2))
+            for row in (first, second):
+                assert isinstance(row.exception(timeout=20), UnavailableError)
+            mute.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                mute.accept()
+
+
 def test_a_commit_whose_answer_is_lost_is_confirmed_and_stands_once(
     line: Line, conninfo: str, watcher: psycopg.Connection[Any]
 ) -> None:

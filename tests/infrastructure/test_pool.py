@@ -3,12 +3,16 @@
 import gc
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from domain.errors import UnavailableError
 from infrastructure.postgres.pool import Database, PatientConnection
+from tests.kit.proxy import Line
 
 BACKEND = "SELECT pg_backend_pid()"
 
@@ -59,6 +63,31 @@ def test_connections_that_the_server_has_ended_while_they_rested_refuse_nobody(
             other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
     served = [*burst(database), *burst(database)]
     assert not set(served) & set(ended)
+
+
+def test_who_waits_for_a_server_that_has_fallen_silent_is_refused_long_before_his_statement_may_end(
+    conninfo: str,
+) -> None:
+    """However many connections rest: none of them is waited for after it, and all are new when it speaks again."""
+    with (
+        Line(conninfo) as line,
+        Database(line.conninfo, size_max=8, statement=timedelta(minutes=5)) as database,
+        ThreadPoolExecutor() as threads,
+    ):
+        silent = burst(database)
+        line.fall_silent()
+        try:
+            refusal = threads.submit(backend, database).exception(timeout=20)
+        finally:
+            line.speak_again()
+        assert isinstance(refusal, UnavailableError)
+        assert not set(burst(database)) & set(silent)
+
+
+def test_a_slow_statement_of_a_server_that_answers_others_is_waited_for(database: Database) -> None:
+    """Also when it is doubted more than once."""
+    with database.cursor() as cursor:
+        assert cursor.execute("SELECT 1 FROM pg_sleep(1.3)").fetchall() == [(1,)]
 
 
 @pytest.mark.usefixtures("no_collector")
