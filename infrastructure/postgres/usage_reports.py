@@ -89,8 +89,7 @@ class PostgresUsageRows:
             "interval": interval.value,
             "width": "minute" if interval is Interval.MINUTE else "hour",
             "start": start,
-            # Of a bucket that begins before the end, all counts: a day's last hours may begin after it.
-            "end": interval.start_of(end) + interval.width if interval.start_of(end) < end else end,
+            "end": _end_of_bucket(interval, end) or "infinity",
         }
         with self._database.cursor() as cursor:
             rows = cursor.execute(self.BUCKETS, parameters).fetchall()
@@ -131,3 +130,12 @@ def _place(row: TupleRow) -> Place:
 def _line(row: TupleRow) -> LogLine:
     _, _, _, method, endpoint, status, key_id, key_hash, client_ip, request_id, *_ = row
     return LogLine(_place(row), method, endpoint, status, key_id, key_hash, client_ip, request_id)
+
+
+def _end_of_bucket(interval: Interval, end: datetime) -> datetime | None:
+    """Of a bucket that begins before the end, all counts: a day's last hours may begin after it. None: behind 9999."""
+    start = interval.start_of(end)
+    try:
+        return start + interval.width if start < end else end
+    except OverflowError:
+        return None

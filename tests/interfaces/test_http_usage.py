@@ -142,3 +142,12 @@ def test_as_many_buckets_as_are_allowed(owner: Owner) -> None:
     """1,500 minutes are answered."""
     told = asked(owner, "minute", MIDNIGHT, MIDNIGHT + timedelta(minutes=1_500))
     assert len(told["data"]) == 1_500
+
+
+@pytest.mark.parametrize("interval", WIDTHS)
+def test_the_last_day_of_all_times_has_its_buckets(owner: Owner, interval: str) -> None:
+    """The end of its last one can be said by no time."""
+    last = datetime(9999, 12, 31, tzinfo=UTC)
+    told = asked(owner, interval, last, last + timedelta(hours=23, minutes=59, seconds=59))
+    assert len(told["data"]) == timedelta(days=1) // WIDTHS[interval]
+    assert told["totals"] == {"requests": 0, "failed_attempts": 0}
