@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -309,6 +310,58 @@ def test_another_method_is_refused_with_those_that_are_taken(owner: Owner, path:
         allowed = (heard.header("allow") or "").split(", ")
         assert set(allowed) - {"OPTIONS", "HEAD"} == taken
         assert allowed.count("HEAD") == allowed.count("GET")
+
+
+QUERIES = {
+    "environment": ["NULL", "null", "None", "LIVE", ""],
+    "status": ["NULL", "null", "Active", ""],
+    "limit": ["1e1", "10.0", "0x10", "ten", "null", "", " 1", "1_0", "\u0661"],
+    "from": ["2026", "-5", "1e9", "1795760758.5", "null", "NULL", "nan", "inf", "2026-03-02", ""],
+    "to": ["2026", "99999999999999999999", "null"],
+    "interval": ["null", "", "Day"],
+    "format": ["null", "NULL", "CSV"],
+}
+QUERY_ROUTES = {
+    "/api/keys": ["environment", "status", "limit"],
+    "/api/campaigns": ["limit"],
+    "/api/webhooks": ["limit"],
+    "{key}/events": ["limit"],
+    "{key}/usage": ["from", "to", "interval"],
+    "/api/access-logs": ["from", "to", "format", "limit"],
+}
+MISREAD = [(path, name, text) for path, names in QUERY_ROUTES.items() for name in names for text in QUERIES[name]]
+
+
+@pytest.mark.parametrize(("path", "name", "text"), MISREAD, ids=[" ".join(each) for each in MISREAD])
+def test_what_a_query_says_is_taken_as_it_is_or_refused(owner: Owner, path: str, name: str, text: str) -> None:
+    """No number for a time, no `null` for a parameter that is not there, nothing else than digits for a number."""
+    heard = owner.client.get(f"{path.format(key=owner.key.path)}?{name}={quote(text)}")
+    assert heard.fields == [name]
+
+
+def test_each_faulty_parameter_of_a_query_is_named(owner: Owner) -> None:
+    """Also one that is given twice, and well the second time."""
+    heard = owner.client.get("/api/access-logs?from=2026&from=2026-03-02T00:00:00Z&limit=1e1&status=null")
+    assert heard.fields == ["from", "limit"]
+
+
+def test_every_parameter_that_is_no_text_is_among_these(owner: Owner) -> None:
+    """As the document of the interface lists them."""
+    paths = owner.client.get("/schema").json["paths"]
+    told = {
+        (path, parameter["name"])
+        for path, item in paths.items()
+        for parameter in item.get("get", {}).get("parameters", [])
+        if parameter["in"] == "query" and not _is_text(parameter["schema"])
+    }
+    assert {(path.replace("/api/keys/{key_id}", "{key}"), name) for path, name in told} <= {
+        (path, name) for path, name, _ in MISREAD
+    } | {("/api/webhooks/{webhook_id}/deliveries", "limit")}
+
+
+def _is_text(schema: dict[str, Any]) -> bool:
+    kinds = [each for each in schema.get("oneOf", [schema]) if each.get("type") != "null"]
+    return all(each.get("type") == "string" and "format" not in each and "enum" not in each for each in kinds)
 
 
 STRANGE_IDS = [
