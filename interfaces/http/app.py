@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from litestar import Litestar, Request, Response, Router
+from litestar import Litestar, Router
 from litestar.di import Provide
-from litestar.exceptions import HTTPException, MethodNotAllowedException
+from litestar.exceptions import MethodNotAllowedException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -23,11 +23,12 @@ from interfaces.http.body import JsonRequest
 from interfaces.http.caller import caller_dependencies
 from interfaces.http.campaigns import campaigns_router
 from interfaces.http.edge import Edge, RequestLine
-from interfaces.http.errors import EXCEPTION_HANDLERS, on_http_exception
+from interfaces.http.errors import EXCEPTION_HANDLERS
 from interfaces.http.forward import Forward, is_below
 from interfaces.http.gate import Gate, Gatekeeper
 from interfaces.http.health import health_router
 from interfaces.http.keys import keys_router
+from interfaces.http.methods import on_another_method, tell_methods
 from interfaces.http.metrics import MetricsDoor, metrics_router
 from interfaces.http.notifications import notice_pages_router, notifications_router
 from interfaces.http.quick import QuickForward
@@ -100,7 +101,8 @@ def create_app(services: HttpServices) -> ASGIApp:
             "metrics_door": given(services.metrics_door),
             "gatekeeper": given(services.gatekeeper),
         },
-        exception_handlers=EXCEPTION_HANDLERS | {MethodNotAllowedException: _on_another_method},
+        exception_handlers=EXCEPTION_HANDLERS | {MethodNotAllowedException: on_another_method},
+        before_send=[tell_methods],
         request_class=JsonRequest,
         request_max_body_size=services.body_bytes_max,
         openapi_config=OpenAPIConfig(
@@ -148,12 +150,3 @@ def create_quick(services: HttpServices) -> QuickForward:
         new_request_id=services.new_request_id,
         log_request=services.log_request,
     )
-
-
-def _on_another_method(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """A path that takes GET takes HEAD, which the framework does not know of."""
-    response = on_http_exception(request, error)
-    methods = response.headers.get("allow", "").split(", ")
-    if "GET" in methods:
-        response.headers["allow"] = ", ".join(sorted([*methods, "HEAD"]))
-    return response

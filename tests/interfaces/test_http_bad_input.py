@@ -310,6 +310,8 @@ def test_another_method_is_refused_with_those_that_are_taken(owner: Owner, path:
         allowed = (heard.header("allow") or "").split(", ")
         assert set(allowed) - {"OPTIONS", "HEAD"} == taken
         assert allowed.count("HEAD") == allowed.count("GET")
+        asked = owner.client.call("OPTIONS", path.format(key=owner.key.path))
+        assert asked.header("allow") == heard.header("allow")
 
 
 QUERIES = {
