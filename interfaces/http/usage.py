@@ -3,7 +3,9 @@
 import csv
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Self
@@ -12,6 +14,7 @@ import msgspec
 from litestar import MediaType, Request, Response, Router, get
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, OpenAPIType, Operation, Schema
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from application.authentication import Need
@@ -42,6 +45,7 @@ READ = {"need": Need(scope=Scope.parse("keys:read"))}
 Since = Annotated[datetime | None, QueryParameter(name="from", description="RFC 3339 with an offset; included.")]
 Until = Annotated[datetime | None, QueryParameter(name="to", description="RFC 3339 with an offset; excluded.")]
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+QVALUE = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -54,6 +58,17 @@ class ExportFormat(StrEnum):
 
 
 CONTENT_TYPES = {ExportFormat.CSV: "text/csv", ExportFormat.JSONL: "application/jsonl"}
+_TEXT = Schema(type=OpenAPIType.STRING)
+
+
+@dataclass
+class ExportOperation(Operation):
+    """An operation whose answer is also given in the forms of an export; Litestar knows of one media type."""
+
+    def __post_init__(self) -> None:
+        answer = (self.responses or {}).get("200")
+        if isinstance(answer, OpenAPIResponse) and answer.content is not None:
+            answer.content |= {kind: OpenAPIMediaType(schema=_TEXT) for kind in CONTENT_TYPES.values()}
 
 
 class BucketBody(msgspec.Struct):
@@ -177,6 +192,7 @@ def get_key_usage(  # noqa: PLR0913, PLR0917 - a report's bounds arrive as argum
     opt=READ,
     responses={**ERRORS, 200: ResponseSpec(AccessLogPage, description="One page", generate_examples=False)},
     sync_to_thread=True,
+    operation_class=ExportOperation,
     summary="Read the access log",
 )
 def list_access_logs(  # noqa: PLR0913, PLR0917 - a listing's filters arrive as arguments
@@ -251,13 +267,22 @@ def _export(form: ExportFormat, scans: Iterable[LogScan], places: LogPlaces) -> 
 
 
 def _accepted(accept: str) -> ExportFormat:
-    """What an ``Accept`` asks for by name; JSON when it is there too, or nothing known is."""
-    named = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
-    if MediaType.JSON in named or "*/*" in named:
-        return ExportFormat.JSON
-    if "text/csv" in named:
-        return ExportFormat.CSV
-    return ExportFormat.JSONL if named & {"application/jsonl", "application/x-ndjson"} else ExportFormat.JSON
+    """The form that an ``Accept`` weighs most (RFC 9110 section 12.5.1); JSON among equals, and for none."""
+    named = accept.lower().replace("application/x-ndjson", CONTENT_TYPES[ExportFormat.JSONL])
+    weights = dict(_weighed(part) for part in named.split(","))
+
+    def weight(form: ExportFormat) -> float:
+        kind = CONTENT_TYPES.get(form, MediaType.JSON.value)
+        ranges = (kind, f"{kind.partition('/')[0]}/*", "*/*")
+        return next((weights[each] for each in ranges if each in weights), 0.0)
+
+    return max(ExportFormat, key=weight)
+
+
+def _weighed(part: str) -> tuple[str, float]:
+    kind, *parameters = (word.strip() for word in part.split(";"))
+    weight = next((each.removeprefix("q=") for each in parameters if each.startswith("q=")), "1")
+    return kind, float(weight) if QVALUE.fullmatch(weight) else 0.0
 
 
 def _key_id(text: str) -> KeyId:

@@ -197,6 +197,32 @@ def test_an_export_holds_the_filter(server: HttpServer, owner: Owner) -> None:
     assert [json.loads(line) for line in lines.body.splitlines()] == [row for page in pages for row in page]
 
 
+ACCEPTED = {
+    "": "application/json",
+    "*/*": "application/json",
+    "text/html, */*;q=0.8": "application/json",
+    "application/json, text/csv": "application/json",
+    "text/csv;q=0.1, application/json": "application/json",
+    "text/html": "application/json",
+    "text/csv;q=0": "application/json",
+    "text/csv;q=none": "application/json",
+    "application/json;q=0.1, text/csv": "text/csv; charset=utf-8",
+    "text/csv, */*;q=0.1": "text/csv; charset=utf-8",
+    "TEXT/CSV ; Q=0.5": "text/csv; charset=utf-8",
+    "text/*": "text/csv; charset=utf-8",
+    "*/*, application/json;q=0": "text/csv; charset=utf-8",
+    "text/csv;q=0, application/jsonl": "application/jsonl",
+    "text/csv;q=0.2, application/x-ndjson;q=0.7": "application/jsonl",
+}
+
+
+@pytest.mark.parametrize(("accept", "form"), ACCEPTED.items())
+def test_what_is_accepted_most_is_given(owner: Owner, accept: str, form: str) -> None:
+    """By the weights of `Accept`; JSON among equals, and where nothing that there is is accepted."""
+    heard = owner.client.get("/api/access-logs?limit=1", headers=[("Accept", accept)])
+    assert (heard.status, heard.header("content-type")) == (200, form)
+
+
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n"])
 def test_a_cell_is_no_formula(server: HttpServer, owner: Owner, start: str) -> None:
     """What a spreadsheet would run as a formula begins with an apostrophe; quotes and breaks stay in their cell."""

@@ -183,3 +183,13 @@ def test_the_examples_of_errors_are_what_is_answered(owner: Owner) -> None:
     for each in heard:
         assert told[str(each.status)] == {each.body}
     assert client.get(key.path).status == 200
+
+
+def test_the_access_log_is_told_in_all_its_forms(document: Any) -> None:
+    """A page of JSON, and the two forms of an export."""
+    content = document["paths"]["/api/access-logs"]["get"]["responses"]["200"]["content"]
+    assert content == {
+        "application/json": {"schema": {"$ref": "#/components/schemas/AccessLogPage"}},
+        "text/csv": {"schema": {"type": "string"}},
+        "application/jsonl": {"schema": {"type": "string"}},
+    }
