@@ -28,7 +28,7 @@ from interfaces.http.forward import Forward, is_below
 from interfaces.http.gate import Gate, Gatekeeper
 from interfaces.http.health import health_router
 from interfaces.http.keys import keys_router
-from interfaces.http.methods import on_another_method, tell_methods
+from interfaces.http.methods import on_another_method, telling_methods
 from interfaces.http.metrics import MetricsDoor, metrics_router
 from interfaces.http.notifications import notice_pages_router, notifications_router
 from interfaces.http.quick import QuickForward
@@ -102,7 +102,6 @@ def create_app(services: HttpServices) -> ASGIApp:
             "gatekeeper": given(services.gatekeeper),
         },
         exception_handlers=EXCEPTION_HANDLERS | {MethodNotAllowedException: on_another_method},
-        before_send=[tell_methods],
         request_class=JsonRequest,
         request_max_body_size=services.body_bytes_max,
         openapi_config=OpenAPIConfig(
@@ -129,6 +128,8 @@ def create_app(services: HttpServices) -> ASGIApp:
                 return
             if scope["method"] == "HEAD":
                 scope["method"] = "GET"  # the same answer (RFC 9110 section 9.3.2), whose content the server leaves out
+            elif scope["method"] == "OPTIONS":
+                send = telling_methods(scope, send)
         await app(scope, receive, send)
 
     return Edge(
