@@ -18,12 +18,13 @@ from application.webhook_events import rfc3339
 from application.webhooks import Webhooks
 from domain.access import Feature
 from domain.account import Account
-from domain.api_key import ApiKey, GraceStart
+from domain.api_key import ApiKey, GraceStart, KeyStatus
 from domain.errors import ConflictError, UnavailableError
 from domain.events import Origin
 from domain.ids import AccountId, RequestId
 from domain.rotation import Rotation
 from domain.rotation_events import HANDOVER_ACTOR
+from domain.workflow import ProcessState
 
 TYPE: Final = "key.successor_created"
 BATCH: Final = 100
@@ -109,7 +110,7 @@ class Successors:
 
     def _hand_over(self, rotation: Rotation) -> None:
         account = self._ledger.load(Account, str(rotation.account_id))
-        wanted, refusal = account.handover, self._refusal(rotation, account)
+        wanted, refusal = account.handover, self._why_ended(rotation) or self._refusal(rotation, account)
         if wanted is not None and refusal is None:
             self._attempt(rotation, only_to=wanted.url)
         else:
@@ -135,6 +136,13 @@ class Successors:
                 self._end(rotation, attempt, error=reason, final=True)
             case Held():
                 self._end(rotation, attempt, error="a delivery to the webhook was given up", final=False)
+
+    def _why_ended(self, rotation: Rotation) -> str | None:
+        """Why no successor is wanted any more; None: one is."""
+        if rotation.state is ProcessState.CANCELLED:
+            return "the rotation was cancelled"
+        status = self._ledger.load(ApiKey, rotation.key_id).status(self._clock.now())
+        return f"the key is {status}" if status in {KeyStatus.REVOKED, KeyStatus.EXPIRED} else None
 
     def _refusal(self, rotation: Rotation, account: Account) -> str | None:
         """Why nothing is handed over any more; None: it may be, and the account wants it."""

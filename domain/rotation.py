@@ -104,6 +104,7 @@ class Rotation(Process, topic="rotation"):
         self.handover_to: str | None = None
         self.handover_attempts = 0
         self.offered_id: KeyId | None = None
+        self.is_offering = False
         self.has_given_up = False
 
     @classmethod
@@ -134,8 +135,8 @@ class Rotation(Process, topic="rotation"):
         silent = False
         if not ended and hand_over_to is not None and self.is_untold and status is KeyStatus.ROTATION_DUE:
             self._step(HandoverBegan, key, Step.HANDOVER, by, endpoint_id=hand_over_to)
-        if not ended and self._is_handing_over(key, traffic):
-            self.schedule((Timer(HAND_OVER, self.handover_at or by.at),), by=by)
+        if self._is_handing_over(key, traffic) and (not ended or self.offered_id is not None):
+            self.schedule((self._next_hand_over(by, is_wanted=not ended),), by=by)
             return ()
         if key.replaced_by is not None and not self._is_in_vain(key, traffic):
             self._follow_overlap(key, traffic, by)
@@ -144,7 +145,7 @@ class Rotation(Process, topic="rotation"):
         elif not ended:
             self._remind(key, status, by)
         if ended or silent:
-            self._end(key, status, silent=silent, by=by)
+            self._end(key, status, traffic, silent=silent, by=by)
         self.schedule(() if ended or silent else self._timers(key, traffic, by.at), by=by)
         return (Retire(key.key_id),) if silent else ()
 
@@ -171,7 +172,8 @@ class Rotation(Process, topic="rotation"):
 
         Nothing when the rotation has gone on, or when the attempt was counted as lost and there has been another.
         """
-        if self.handover_at is None or attempt != self.handover_attempts or self.state is not ProcessState.RUNNING:
+        is_over = self.state not in {ProcessState.RUNNING, ProcessState.CANCELLED}
+        if self.handover_at is None or attempt != self.handover_attempts or is_over:
             return
         values: dict[str, Any] = {"endpoint_id": self.handover_to, "attempt": attempt}
         if error is None:
@@ -180,7 +182,15 @@ class Rotation(Process, topic="rotation"):
             retry_at = None if final else self._retry_at(self.handover_attempts, by)
             step = Step.DUE if retry_at is None else Step.HANDOVER
             self._step(HandoverFailed, key, step, by, error=error, retry_at=retry_at, **values)
-        self.schedule((self._next_attempt() or Timer(GO_ON, by.at),), by=by)
+        goes_on = self.state is ProcessState.RUNNING
+        self.schedule((self._next_attempt() or Timer(GO_ON, by.at),) if goes_on else (), by=by)
+
+    def cancel(self, *, by: Origin) -> None:
+        """Ends the process for ever; a successor that has come to nobody is still to be taken back."""
+        withdrawal = self._next_hand_over(by, is_wanted=False)
+        super().cancel(by=by)
+        if self.state is ProcessState.CANCELLED and self.handover_at is not None and self.offered_id is not None:
+            self.schedule((withdrawal,), by=by)
 
     def is_last(self, attempt: int, *, final: bool) -> bool:
         """Whether no other attempt follows that one when it fails."""
@@ -188,6 +198,14 @@ class Rotation(Process, topic="rotation"):
 
     def _next_attempt(self) -> Timer | None:
         return None if self.handover_at is None else Timer(HAND_OVER, self.handover_at)
+
+    def _next_hand_over(self, by: Origin, *, is_wanted: bool) -> Timer:
+        """The next attempt; where none is wanted, what was offered is taken back, behind one that is under way."""
+        due_at = self.handover_at or by.at
+        if not is_wanted and not self.is_offering:
+            # One that is due stays as it is: set anew at each look, it would be due again at once.
+            due_at = min(due_at, by.at, *(timer.due_at for timer in self.timers if timer.step == HAND_OVER))
+        return Timer(HAND_OVER, due_at)
 
     @property
     def has_attempts_left(self) -> bool:
@@ -254,9 +272,9 @@ class Rotation(Process, topic="rotation"):
             )
         return False
 
-    def _end(self, key: ApiKey, status: KeyStatus, *, silent: bool, by: Origin) -> None:
+    def _end(self, key: ApiKey, status: KeyStatus, traffic: Traffic, *, silent: bool, by: Origin) -> None:
         outcome = "rotated"
-        if key.replaced_by is None or status is KeyStatus.EXPIRED:
+        if key.replaced_by is None or status is KeyStatus.EXPIRED or self._is_in_vain(key, traffic):
             outcome = status.value
         else:
             retired_at = by.at if silent else revoked_since(key, by.at) or by.at

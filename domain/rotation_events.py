@@ -153,6 +153,7 @@ class SuccessorOffered(RotationEvent):
         aggregate.offered_id = aggregate.successor_id
         aggregate.handover_attempts = self.attempt
         aggregate.handover_at = self.lost_at
+        aggregate.is_offering = True
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ class HandoverFailed(RotationEvent):
         """Takes the next attempt, or gives up."""
         super().apply(aggregate)
         aggregate.handover_at = self.retry_at
+        aggregate.is_offering = False
         aggregate.has_given_up = self.retry_at is None
 
 
@@ -189,6 +191,7 @@ class HandedOver(RotationEvent):
         """Ends the attempts."""
         super().apply(aggregate)
         aggregate.handover_at = None
+        aggregate.is_offering = False
 
 
 @dataclass(frozen=True)
@@ -211,6 +214,7 @@ class SuccessorCreated(RotationEvent):
         aggregate.overlap_began_at = self.timestamp
         aggregate.grace_seconds = self.grace_seconds
         aggregate.handover_at = None
+        aggregate.is_offering = False
         aggregate.successor_used_at = None
         aggregate.warned_for = None
 

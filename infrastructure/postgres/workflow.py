@@ -200,12 +200,13 @@ class PostgresProcesses:
         ORDER BY t.first_used_at LIMIT %(limit)s
     """
 
-    # By the index timers_due; whether the engine has claimed the timer for a look does not matter.
+    # By the index timers_due; whether the engine has claimed the timer for a look does not matter. A rotation that was
+    # cancelled has such a timer while a successor is to be taken back.
     HANDOVERS_DUE = """
         SELECT process_id FROM (
             SELECT DISTINCT ON (p.account_id) t.process_id, t.due_at
             FROM workflow.timers AS t JOIN workflow.processes AS p ON p.process_id = t.process_id
-            WHERE t.due_at <= %(now)s AND t.step = 'hand over' AND p.state = 'running'
+            WHERE t.due_at <= %(now)s AND t.step = 'hand over' AND p.state IN ('running', 'cancelled')
             ORDER BY p.account_id, t.due_at
         ) AS due
         ORDER BY due_at LIMIT %(limit)s

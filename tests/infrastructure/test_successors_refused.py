@@ -9,11 +9,13 @@ from typing import Any, cast
 
 import pytest
 
-from application.outbox import Failed, Message, Outcome
+from application.outbox import Delivered, Failed, Message, Outcome
 from application.webhooks import EndpointChange
+from application.workflow import WorkflowManagement
 from domain.access import Plan
-from domain.api_key import ApiKey, KeyStatus
+from domain.api_key import ApiKey, KeyStatus, RevocationReason
 from domain.destination import WebhookUrl
+from domain.ids import RotationId
 from interfaces.bootstrap.background import jobs
 from interfaces.bootstrap.workflow import successors
 from tests.kit.http_server import Back, HttpServer, QuickVerifiers, serving
@@ -198,3 +200,80 @@ def test_a_successor_that_is_used_as_it_is_given_up_is_not_taken_back(
         "rotation.closed",
     ]  # fmt: skip
     assert receiver.hits() == []
+
+
+def revoked(owner: Owner) -> None:
+    """The key is revoked as compromised."""
+    owner.back.manage.keys.revoke(
+        account_id=owner.key.account_id,
+        key_id=owner.key.id,
+        reason=RevocationReason.COMPROMISED,
+        note=None,
+        by=owner.back.origin(),
+    )
+
+
+def cancelled(owner: Owner) -> None:
+    """An operator cancels the rotation."""
+    rotation_id = RotationId.of_key(owner.key.id)
+    WorkflowManagement(ledger=owner.back.core.ledger).cancel(rotation_id, by=owner.back.origin())
+
+
+ENDS: dict[Callable[[Owner], None], tuple[str, KeyStatus]] = {
+    revoked: ("the key is revoked", KeyStatus.REVOKED),
+    cancelled: ("the rotation was cancelled", KeyStatus.ROTATION_DUE),
+}
+
+
+@pytest.mark.parametrize("happens", ENDS)
+def test_a_hand_over_that_is_over_leaves_no_successor(
+    back: Back, receiver: WebhookReceiver, conninfo: str, happens: Callable[[Owner], None]
+) -> None:
+    """Between two attempts the key ends, or the rotation is cancelled: the next run revokes what was offered."""
+    owner = Owner(back, receiver, conninfo, "/500")
+    owner.run()
+    assert len(owner.live_successors()) == 1
+    happens(owner)
+    owner.run()
+    assert owner.live_successors() == []
+    error, status = ENDS[happens]
+    assert owner.errors()[1:] == [error]
+    assert back.core.ledger.load(ApiKey, owner.key.id).status(back.origin().at) is status
+    over = owner.story()
+    owner.later(30 * DAY)
+    owner.run()
+    assert (owner.story(), len(receiver.hits())) == (over, 1)
+
+
+class Meanwhile:
+    """The port `SuccessorHandover`: something happens while the receiver takes the successor."""
+
+    def __init__(self, owner: Owner, happens: Callable[[Owner], None]) -> None:
+        self._owner = owner
+        self._happens = happens
+        self.sent: list[str] = []
+
+    def deliver(self, message: Message, *, only_to: str) -> Outcome:
+        """Looked at, too, before the receiver answers that it has the successor."""
+        del only_to
+        self.sent.append(cast("Any", message.payload)["data"]["id"])
+        self._happens(self._owner)
+        jobs(self._owner.back.core)["workflow"].run()
+        return Delivered(200)
+
+
+@pytest.mark.parametrize("happens", ENDS)
+def test_a_successor_that_arrives_as_its_key_ends_is_kept_and_told(
+    back: Back, receiver: WebhookReceiver, conninfo: str, happens: Callable[[Owner], None]
+) -> None:
+    """The receiver has it: it is not taken back behind the attempt, and the owner hears of it."""
+    owner = Owner(back, receiver, conninfo, "/never")
+    todo = jobs(back.core)
+    todo["rotation"].run()
+    todo["workflow"].run()
+    handover = Meanwhile(owner, happens)
+    successors(back.core, handover=handover).hand_over_due()
+    owner.later(HOUR)
+    owner.run()
+    assert owner.live_successors() == handover.sent
+    assert ("key_created", handover.sent[0]) in Told(back, conninfo).messages()
