@@ -44,14 +44,16 @@ _DISABLED: Final = {
     DisabledReason.FAILING.value: "the last retry of a delivery failed",
 }
 _RETIRED_BY_ROTATION = frozenset({"grace_over", "silent", "at_once"})
+_ROTATING_ACTORS = frozenset({"system:retirement", "system:workflow"})
 
 
 @dataclass(frozen=True, slots=True)
 class KnownKey:
-    """What people know a key by."""
+    """What people know a key by, and whether it has a successor."""
 
     name: str
     prefix: str
+    is_replaced: bool = False
 
 
 FindKey = Callable[[str], KnownKey | None]
@@ -60,7 +62,7 @@ FindKey = Callable[[str], KnownKey | None]
 def notice_of(event: Event, *, find_key: FindKey) -> Notice | None:
     """What the event tells its account's owner; None for what is not told."""
     told = _told(event)
-    if told is None or event.account_id is None:
+    if told is None or event.account_id is None or _is_told_by_rotation(event, find_key):
         return None
     kind, details = told
     thing_id = event.originator_id
@@ -91,6 +93,14 @@ def notice_of(event: Event, *, find_key: FindKey) -> Notice | None:
     )
 
 
+def _is_told_by_rotation(event: Event, find_key: FindKey) -> bool:
+    """Whether the end of the key is that of its rotation; anybody may give that reason for a key that has none."""
+    if not isinstance(event, api_key_events.Revoked) or event.reason != RevocationReason.ROTATED:
+        return False
+    key = find_key(event.originator_id)
+    return event.actor in _ROTATING_ACTORS or (key is not None and key.is_replaced)
+
+
 def _told(event: Event) -> tuple[NoticeKind, dict[str, Any]] | None:  # noqa: C901, PLR0911, PLR0912 - one case an event
     match event:
         case api_key_events.Created() | api_key_events.Revoked() if event.actor == rotation_events.HANDOVER_ACTOR:
@@ -116,7 +126,7 @@ def _told(event: Event) -> tuple[NoticeKind, dict[str, Any]] | None:  # noqa: C9
             return NoticeKind.EXPIRING, {"expires_at": event.expires_at}
         case api_key_events.Revoked() if event.reason == RevocationReason.COMPROMISED:
             return NoticeKind.COMPROMISED, {"note": event.note}
-        case api_key_events.Revoked() if event.reason != RevocationReason.ROTATED:
+        case api_key_events.Revoked():
             return NoticeKind.REVOKED, {"reason": event.reason, "note": event.note}
         case api_key_events.Attacked():
             since, until = event.since, event.until

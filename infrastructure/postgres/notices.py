@@ -19,7 +19,7 @@ class NoticeSource:
 
     topics = TOPICS
 
-    KEY = "SELECT name, prefix FROM views.keys WHERE key_id = %(key_id)s"
+    KEY = "SELECT name, prefix, replaced_by IS NOT NULL FROM views.keys WHERE key_id = %(key_id)s"
 
     def messages_for(self, cursor: Cursor[TupleRow], event: Event, position: int) -> Sequence[NewMessage]:
         """One to the account's address, or none."""

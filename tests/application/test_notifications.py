@@ -70,15 +70,28 @@ def test_a_notice_names_its_key_and_its_account(topic: str) -> None:
         (RevocationReason.COMPROMISED, NoticeKind.COMPROMISED),
         (RevocationReason.UNUSED, NoticeKind.REVOKED),
         (RevocationReason.OTHER, NoticeKind.REVOKED),
-        (RevocationReason.ROTATED, None),
+        (RevocationReason.ROTATED, NoticeKind.REVOKED),
     ],
 )
-def test_a_revoke_is_told_by_its_reason(reason: RevocationReason, kind: NoticeKind | None) -> None:
-    """Compromised is a matter of security; rotated is told by the rotation."""
+def test_a_revoke_is_told_by_its_reason(reason: RevocationReason, kind: NoticeKind) -> None:
+    """Compromised is a matter of security; rotated is a reason like others for a key that is not being rotated."""
     key = a_key()
     key.revoke(reason=reason, note=None, by=origin())
     notice = notice_of(key.pending_events[-1], find_key=find_key)
-    assert (None if notice is None else notice.kind) == kind
+    assert notice is not None
+    assert notice.kind is kind
+
+
+@pytest.mark.parametrize(
+    ("actor", "is_replaced"),
+    [("key:key_000000009", True), ("system:retirement", False), ("system:workflow", False)],
+)
+def test_the_end_of_a_rotation_is_told_by_the_rotation(actor: str, *, is_replaced: bool) -> None:
+    """Of a key that has a successor, or that the service retires."""
+    key = a_key()
+    key.revoke(reason=RevocationReason.ROTATED, note=None, by=origin(actor=actor))
+    known = KnownKey("Production API", "sk_live_000000001", is_replaced=is_replaced)
+    assert notice_of(key.pending_events[-1], find_key=lambda _: known) is None
 
 
 def test_a_webhook_that_its_owner_disabled_is_no_news() -> None:
