@@ -1,11 +1,14 @@
 """The accounts' view: written in each event's transaction, read by the operator's commands."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
+from eventsourcing.persistence import StoredEvent
 from psycopg import Cursor
 from psycopg.rows import TupleRow
 
+from application.event_json import EventJson
 from application.ports import AccountView
 from domain.account import (
     HandoverChanged,
@@ -18,7 +21,7 @@ from domain.account import (
 )
 from domain.events import Event
 from domain.ids import AccountId
-from domain.notices import MUTABLE
+from domain.notices import MUTABLE, NoticeKind
 from infrastructure.postgres.pool import Database
 
 
@@ -96,6 +99,12 @@ class PostgresAccounts:
                (SELECT endpoint_id FROM views.webhooks WHERE endpoint_id = hand_over_to)
         FROM views.accounts WHERE position < %(before)s ORDER BY position DESC LIMIT %(limit)s
     """
+    # By the constraint events_stream_version.
+    NOTICES_AT = """
+        SELECT stream_id, version, topic, state FROM ledger.events
+        WHERE stream_id = %(account_id)s AND topic = 'account.notices_changed' AND position <= %(position)s
+        ORDER BY version DESC LIMIT 1
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -110,6 +119,20 @@ class PostgresAccounts:
         """The same inside a transaction of the caller's."""
         row = cursor.execute(cls.FIND, {"account_id": account_id}).fetchone()
         return None if row is None else _account(row)
+
+    @classmethod
+    def read_notices_at(cls, cursor: Cursor[TupleRow], account_id: AccountId, position: int) -> AccountView | None:
+        """The same, with the address of its notices and what is muted as of that position."""
+        account = cls.read(cursor, account_id)
+        if account is None or account.position <= position:
+            return account
+        row = cursor.execute(cls.NOTICES_AT, {"account_id": account_id, "position": position}).fetchone()
+        if row is None:
+            return replace(account, notice_email=None, muted=frozenset())
+        event = EventJson().to_domain_event(StoredEvent(row[0], row[1], row[2], bytes(row[3])))
+        if not isinstance(event, NoticesChanged):
+            raise TypeError(type(event).__name__)
+        return replace(account, notice_email=event.email, muted=_kinds(event.muted))
 
     def page(self, *, before: int | None, limit: int) -> Sequence[AccountView]:
         """Accounts whose newest event lies before that position, newest first."""
@@ -129,7 +152,12 @@ def _account(row: TupleRow) -> AccountView:
         opened_at=opened_at,
         position=position,
         notice_email=notice_email,
-        muted=frozenset(kind for kind in MUTABLE if kind.value in muted),
+        muted=_kinds(muted),
         rotation_due_days=due_days,
         hand_over_to=hand_over_to,
     )
+
+
+def _kinds(texts: Collection[str]) -> frozenset[NoticeKind]:
+    # One that this release does not know is a newer one's.
+    return frozenset(kind for kind in MUTABLE if kind.value in texts)

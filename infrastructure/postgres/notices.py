@@ -23,7 +23,6 @@ class NoticeSource:
 
     def messages_for(self, cursor: Cursor[TupleRow], event: Event, position: int) -> Sequence[NewMessage]:
         """One to the account's address, or none."""
-        del position
 
         def find_key(key_id: str) -> KnownKey | None:
             row = cursor.execute(self.KEY, {"key_id": key_id}).fetchone()
@@ -32,7 +31,7 @@ class NoticeSource:
         notice = notice_of(event, find_key=find_key)
         if notice is None:
             return []
-        account = PostgresAccounts.read(cursor, AccountId(notice.account_id))
+        account = PostgresAccounts.read_notices_at(cursor, AccountId(notice.account_id), position)
         address = None if account is None else address_of(event, account)
         if account is None or address is None or notice.kind in account.muted:
             return []

@@ -161,6 +161,34 @@ def test_notices_go_to_the_address_of_the_moment_and_the_former_one_is_told(post
     ]
 
 
+def test_notices_that_are_made_late_are_those_of_their_moment(post: Post) -> None:
+    """While the follower is away somebody moves the notices and mutes some, then unmutes: neither concerns the past."""
+    post.change_notices(email="keys@acme.example", muted=[NoticeKind.KEY_CREATED])
+    post.ledger.append(a_key(number=1))
+    post.revoke(1)
+    post.change_notices(email="thief@evil.example", muted=[NoticeKind.RETIRED])
+    post.ledger.append(a_key(number=2))
+    post.change_notices(email="thief@evil.example")
+    post.make()
+    assert [(kind, target) for kind, target, *_ in post.rows()] == [
+        ("notices_changed", "owner@example.com"),
+        ("compromised", "keys@acme.example"),
+        ("notices_changed", "keys@acme.example"),
+        ("key_created", "thief@evil.example"),
+    ]
+
+
+def test_notices_of_before_any_choice_go_to_the_accounts_own_address(post: Post) -> None:
+    """Also when they are made once it has been moved."""
+    post.ledger.append(a_key(number=1))
+    post.change_notices(email="thief@evil.example", muted=[NoticeKind.KEY_CREATED])
+    post.make()
+    assert [(kind, target) for kind, target, *_ in post.rows()] == [
+        ("key_created", "owner@example.com"),
+        ("notices_changed", "owner@example.com"),
+    ]
+
+
 def answering(*postings: Posting) -> Callable[..., Posted]:
     """An office that answers so in turn, and takes what comes after."""
     left = list(postings)
