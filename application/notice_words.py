@@ -87,11 +87,16 @@ def _retiring_soon(notice: Notice) -> Words:
 
 
 def _retired(notice: Notice) -> Words:
+    lead = "This API key was replaced by its successor and is refused from now on. Its rotation is complete."
+    advice = "There is nothing to do. Should something have been forgotten, its refused requests show where it is."
+    if not notice.details.get("successor_id"):
+        lead = "This API key is refused from now on. Its successor was revoked, so no key has taken its place."
+        advice = "If something needs a key still, create a new one: the refused requests show where that is."
     return Words(
         subject=f"API key {_known_as(notice)} is retired",
-        lead="This API key was replaced by its successor and is refused from now on. Its rotation is complete.",
+        lead=lead,
         facts=_facts(notice, "Retired", "successor_id"),
-        advice="There is nothing to do. Should something have been forgotten, its refused requests show where it is.",
+        advice=advice,
         commands=(f"keyledger logs --key {notice.thing_id} --status 4xx",),
     )
 

@@ -21,7 +21,7 @@ from domain.api_key_events import (
 )
 from domain.events import Aggregate, Event, Origin
 from domain.ids import KeyId, RotationId
-from domain.rotation import Rotation, Traffic
+from domain.rotation import Retire, Rotation, Traffic, Withdraw
 from domain.workflow import RETRIES, Process
 
 OCCASIONS = 500
@@ -63,12 +63,16 @@ class RotationWorkflow:
         key = self._ledger.load(ApiKey, process.key_id)
         hand_over_to = self._hand_over_to(key) if process.is_untold else None
         commands = process.look(key, self._traffic(key), by=by, hand_over_to=hand_over_to)
-        for _ in commands:
-            key.end_grace(by=by)
+        for command in commands:
+            match command:
+                case Retire():
+                    key.end_grace(by=by)
+                case Withdraw():
+                    key.withdraw_rotation(by=by)
         return [key]
 
     def occasions(self) -> Sequence[str]:
-        """Rotations whose successor has been used for the first time."""
+        """Rotations whose successor has been used for the first time, or was revoked before that."""
         return self._successors.awaited(OCCASIONS)
 
     def on_failure(self, attempt: int) -> timedelta | None:
@@ -83,4 +87,9 @@ class RotationWorkflow:
         if key.replaced_by is None:
             return Traffic(predecessor_last=None, successor_first=None)
         usage = self._usage.of_keys([key.key_id, key.replaced_by])
-        return Traffic(usage[key.key_id].last_used_at, usage[key.replaced_by].first_used_at)
+        successor = self._ledger.load(ApiKey, key.replaced_by)
+        return Traffic(
+            usage[key.key_id].last_used_at,
+            usage[key.replaced_by].first_used_at,
+            is_successor_revoked=successor.revoked_at is not None and successor.replaced_by is None,
+        )

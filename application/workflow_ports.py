@@ -72,8 +72,11 @@ class Processes(Protocol):
 
 
 class UsedSuccessors(Protocol):
-    """What a rotation waits for and no event of a key tells: that a successor has been used."""
+    """What a rotation waits for and no event of its own key tells: what becomes of the successor."""
 
     def awaited(self, limit: int) -> Sequence[str]:
-        """Rotations that run well and wait for the first use of a key that has been used."""
+        """Rotations that run well and wait for the first use of a key that has been used, or was revoked.
+
+        None of the latter whose own key ends all the same, or whose successor was rotated itself.
+        """
         ...

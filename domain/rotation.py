@@ -1,12 +1,12 @@
 """One rotation of one key, from the day it falls due to its retirement, as a process.
 
-``due ⇄ paused | postponed → overlap → closed``; by hand it begins at ``overlap``. The owner is told when the key is due
-and reminded on day 7, 14 and 30, and then each 30 days, until there is a successor. For an owner who wants that, the
-successor is made first and handed over (``due → handover → overlap``), and only when that has failed for good the owner
-is told that the key is due. While two keys overlap, traffic on
-both decides: the old key is retired once it has been silent for ``SILENT_AFTER`` while its successor is in use, or by
-its own end of grace; the owner is warned when it is still needed near that end. What the key itself records (flag, end
-of grace) is the key's; the process follows it.
+``due ⇄ paused | postponed → overlap → closed``; by hand it begins at ``overlap``, and it is ``due`` again when the
+successor is revoked unused. The owner is told when the key is due and reminded on day 7, 14 and 30, and then each 30
+days, until there is a successor. For an owner who wants that, the successor is made first and handed over (``due →
+handover → overlap``), and only when that has failed for good the owner is told that the key is due. While two keys
+overlap, traffic on both decides: the old key is retired once it has been silent for ``SILENT_AFTER`` while its
+successor is in use, or by its own end of grace; the owner is warned when it is still needed near that end. What the key
+itself records (flag, end of grace) is the key's; the process follows it.
 """
 
 from collections.abc import Sequence
@@ -39,6 +39,7 @@ from domain.rotation_events import (
     StillInUse,
     SuccessorCreated,
     SuccessorOffered,
+    SuccessorRevoked,
     SuccessorUsed,
     newest_reminder,
 )
@@ -69,10 +70,14 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Accepted uses of both keys, up to the moment of the look; None: never, or no such key."""
+    """Accepted uses of both keys, up to the moment of the look; None: never, or no such key.
+
+    ``is_successor_revoked``: it is, and nothing has taken its place.
+    """
 
     predecessor_last: datetime | None
     successor_first: datetime | None
+    is_successor_revoked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,16 @@ class Retire:
     """A command: end the key's grace period now."""
 
     key_id: KeyId
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """A command: the key is to be without a successor again."""
+
+    key_id: KeyId
+
+
+Command = Retire | Withdraw
 
 
 class Rotation(Process, topic="rotation"):
@@ -124,7 +139,7 @@ class Rotation(Process, topic="rotation"):
             retires_at=None,
         )
 
-    def look(self, key: ApiKey, traffic: Traffic, *, by: Origin, hand_over_to: str | None = None) -> Sequence[Retire]:
+    def look(self, key: ApiKey, traffic: Traffic, *, by: Origin, hand_over_to: str | None = None) -> Sequence[Command]:
         """Records what should have happened by ``by.at`` and has not, and schedules the next look.
 
         The answer are the commands that belong to what was recorded, to be carried out in the same transaction.
@@ -138,6 +153,10 @@ class Rotation(Process, topic="rotation"):
         if self._is_handing_over(key, traffic) and (not ended or self.offered_id is not None):
             self.schedule((self._next_hand_over(by, is_wanted=not ended),), by=by)
             return ()
+        if not ended and self._is_alone_again(key, traffic):
+            self._step(SuccessorRevoked, key, Step.DUE, by)
+            self.schedule((Timer(GO_ON, by.at),), by=by)
+            return (Withdraw(key.key_id),)
         if key.replaced_by is not None and not self._is_in_vain(key, traffic):
             self._follow_overlap(key, traffic, by)
             if not ended:
@@ -223,6 +242,10 @@ class Rotation(Process, topic="rotation"):
         """Whether the successor could not be handed over: nobody has it, and the owner must make another."""
         return self.has_given_up and key.replaced_by == self.offered_id and traffic.successor_first is None
 
+    def _is_alone_again(self, key: ApiKey, traffic: Traffic) -> bool:
+        """Whether the successor was revoked unused, and the key has no end that would come all the same."""
+        return traffic.is_successor_revoked and traffic.successor_first is None and key.retires_at is None
+
     def _remind(self, key: ApiKey, status: KeyStatus, by: Origin) -> None:
         if status is KeyStatus.DISABLED:
             if self.step != Step.PAUSED:
@@ -279,7 +302,9 @@ class Rotation(Process, topic="rotation"):
         else:
             retired_at = by.at if silent else revoked_since(key, by.at) or by.at
             reason = SILENT if silent else self._reason(key)
-            self._step(Retired, key, Step.OVERLAP, by, retired_at=retired_at, reason=reason)
+            successor_id = None if traffic.is_successor_revoked else key.replaced_by
+            values: dict[str, Any] = {"retired_at": retired_at, "reason": reason, "successor_id": successor_id}
+            self._step(Retired, key, Step.OVERLAP, by, **values)
         self._step(Closed, key, Step.CLOSED, by, outcome=outcome)
 
     def _reason(self, key: ApiKey) -> str:
@@ -296,6 +321,8 @@ class Rotation(Process, topic="rotation"):
         if self.step == Step.DUE:
             day = _next_reminder(self.reminded_day)
             timers.append(Timer(f"reminder {day}", key.rotation_due_at + day * DAY))
+        if self.step == Step.POSTPONED:
+            timers.append(Timer("due", key.rotation_due_at))
         if self.step == Step.OVERLAP:
             if (silent_at := self._silent_at(traffic)) is not None:
                 timers.append(Timer(SILENCE, silent_at))
@@ -321,16 +348,13 @@ class Rotation(Process, topic="rotation"):
         return traffic.predecessor_last is not None and traffic.predecessor_last > self.successor_used_at
 
     def _step(self, event: type[RotationEvent], key: ApiKey, step: Step, by: Origin, **values: Any) -> None:
-        self.record(
-            event,
-            by=by,
-            step=step.value,
-            successor_id=key.replaced_by,
-            due_at=key.rotation_due_at,
-            retires_at=key.retires_at,
-            **_subject(key),
-            **values,
-        )
+        facts: dict[str, Any] = {
+            "step": step.value,
+            "successor_id": key.replaced_by,
+            "due_at": key.rotation_due_at,
+            "retires_at": key.retires_at,
+        }
+        self.record(event, by=by, **(facts | _subject(key) | values))
 
 
 def _next_reminder(day: int) -> int:

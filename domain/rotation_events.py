@@ -220,6 +220,22 @@ class SuccessorCreated(RotationEvent):
 
 
 @dataclass(frozen=True)
+class SuccessorRevoked(RotationEvent):
+    """The successor, ``successor_id``, was revoked before anybody used it: the key is without one again."""
+
+    TOPIC: ClassVar[str] = "rotation.successor_revoked"
+
+    @property
+    def awaits(self) -> None:
+        """Nothing any more."""
+
+    def apply(self, aggregate: "Rotation") -> None:
+        """Ends the overlap."""
+        super().apply(aggregate)
+        aggregate.successor_id = None
+
+
+@dataclass(frozen=True)
 class SuccessorUsed(RotationEvent):
     """The successor was accepted for the first time, at ``first_used_at``."""
 
@@ -287,7 +303,7 @@ class RetiringSoon(RotationEvent):
 
 @dataclass(frozen=True)
 class Retired(RotationEvent):
-    """The old key is refused from ``retired_at`` on.
+    """The old key is refused from ``retired_at`` on; ``successor_id`` None: the successor was revoked, too.
 
     ``reason``: ``grace_over``, ``silent`` (nobody had used it any more), ``at_once`` (no grace was asked for),
     ``compromised``, or ``revoked`` (by hand, while the two overlapped).

@@ -193,11 +193,23 @@ class PostgresProcesses:
           AND (%(workflow)s::text IS NULL OR workflow = %(workflow)s)
         ORDER BY began_position DESC LIMIT %(limit)s
     """
-    # By the index processes_awaiting: only rotations whose successor is unused are looked through.
+    # By the index processes_awaiting: only rotations whose successor is unused are looked through. A look at what is
+    # listed has it await nothing any more: so nothing whose hand-over goes on, and no key whose end is set.
     AWAITED = """
-        SELECT p.process_id FROM workflow.processes AS p JOIN usage.totals AS t ON t.key_id = p.awaits
-        WHERE p.awaits IS NOT NULL AND p.state = 'running' AND p.failures = 0 AND t.first_used_at IS NOT NULL
-        ORDER BY t.first_used_at LIMIT %(limit)s
+        SELECT process_id FROM (
+            SELECT p.process_id, t.first_used_at AS at
+            FROM workflow.processes AS p JOIN usage.totals AS t ON t.key_id = p.awaits
+            WHERE p.awaits IS NOT NULL AND p.state = 'running' AND p.failures = 0 AND t.first_used_at IS NOT NULL
+            UNION
+            SELECT p.process_id, s.revoked_at
+            FROM workflow.processes AS p
+            JOIN views.keys AS s ON s.key_id = p.awaits
+            JOIN views.keys AS k ON k.key_id = p.subject AND k.replaced_by = s.key_id
+            WHERE p.awaits IS NOT NULL AND p.state = 'running' AND p.failures = 0 AND p.step = 'overlap'
+              AND s.revoked_at IS NOT NULL AND s.replaced_by IS NULL
+              AND k.revoked_at IS NULL AND k.retires_at IS NULL
+        ) AS news
+        ORDER BY at LIMIT %(limit)s
     """
 
     # By the index timers_due; whether the engine has claimed the timer for a look does not matter. A rotation that was
@@ -236,7 +248,7 @@ class PostgresProcesses:
         return [_process(row) for row in rows]
 
     def awaited(self, limit: int) -> Sequence[str]:
-        """Rotations that wait for the first use of a key that has been used."""
+        """Rotations that wait for the first use of a key that has been used, or was revoked."""
         with self._database.cursor() as cursor:
             rows = cursor.execute(self.AWAITED, {"limit": limit}).fetchall()
         return [process_id for (process_id,) in rows]

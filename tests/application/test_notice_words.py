@@ -9,6 +9,7 @@ from application.mail_layout import Links, as_html, as_text
 from application.notice_words import words_of
 from domain.notices import NoticeKind
 from interfaces.cli.grammar import parse
+from tests.kit.builders import key_id
 from tests.kit.mails import a_notice
 
 LINKS = Links("https://keys.example/keys/key_000000001", "https://keys.example/notifications/mute?token=t")
@@ -43,6 +44,15 @@ def test_nothing_that_somebody_chose_is_on_a_command_line(kind: NoticeKind) -> N
     bad = "$(reboot)`;|&"
     notice = a_notice(kind, name=bad, actor=f"cli:{bad}", details={"note": bad, "reason": bad, "days": bad})
     assert not re.search(r"[$`;|&()]", " ".join(words_of(notice).commands))
+
+
+def test_a_retired_key_without_a_successor_is_not_said_to_be_replaced() -> None:
+    """Where the successor was revoked, too, there is something to do."""
+    words = words_of(a_notice(NoticeKind.RETIRED, details={}))
+    assert "no key has taken its place" in words.lead
+    assert "nothing to do" not in words.advice
+    replaced = words_of(a_notice(NoticeKind.RETIRED, details={"successor_id": key_id(2)}))
+    assert "nothing to do" in replaced.advice
 
 
 def test_a_mail_that_no_link_turns_off_has_none() -> None:

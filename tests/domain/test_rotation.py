@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from domain.api_key import ApiKey, GraceStart, KeyStatus, RevocationReason
-from domain.rotation import Retire, Rotation, Traffic
+from domain.rotation import Retire, Rotation, Traffic, Withdraw
 from domain.rotation_events import newest_reminder
 from domain.workflow import ProcessState, Scheduled
 from tests.kit.builders import NOON, a_key, key_id, origin
-from tests.kit.rotations import DAY, DUE, NONE
+from tests.kit.rotations import DAY, DUE, NONE, SUCCESSOR_REVOKED
 
 
 def told(rotation: Rotation) -> list[str]:
@@ -52,7 +52,7 @@ def test_the_notice_is_said_once_for_a_due_date() -> None:
     assert told(rotation) == ["began", "notified"]
     key.reschedule_rotation(DUE + 20 * DAY, by=origin(DUE + DAY))
     rotation.look(key, NONE, by=origin(DUE + DAY))
-    assert (told(rotation), rotation.timers) == (["postponed"], ())
+    assert (told(rotation), timers(rotation)) == (["postponed"], {"due": 110 * DAY})
     rotation.look(key, NONE, by=origin(DUE + 20 * DAY))
     rotation.look(key, NONE, by=origin(DUE + 27 * DAY))
     assert told(rotation) == ["notified", "reminded"]
@@ -163,3 +163,49 @@ def test_a_key_that_ends_without_a_successor_closes_its_rotation() -> None:
     rotation.look(key, NONE, by=origin(DUE + DAY))
     assert told(rotation) == ["began", "notified", "closed"]
     assert rotation.timers == ()
+
+
+def test_a_key_whose_successor_is_revoked_unused_is_due_again() -> None:
+    """Where nothing else would end it: the rotation is withdrawn, and its owner is reminded as if there had been none.
+
+    Rotated once more, the two overlap as before.
+    """
+    key = a_key()
+    rotation = Rotation.of(key, by=origin(DUE))
+    rotation.look(key, NONE, by=origin(DUE))
+    key.rotate(key_id(2), grace=DAY, grace_starts=GraceStart.FIRST_USE, by=origin(DUE + DAY))
+    rotation.look(key, NONE, by=origin(DUE + DAY))
+    assert rotation.look(key, SUCCESSOR_REVOKED, by=origin(DUE + 2 * DAY)) == (Withdraw(key.key_id),)
+    assert timers(rotation) == {"go on": 92 * DAY}
+    key.withdraw_rotation(by=origin(DUE + 2 * DAY))
+    rotation.look(key, NONE, by=origin(DUE + 2 * DAY))
+    assert timers(rotation) == {"reminder 7": 97 * DAY}
+    rotation.look(key, NONE, by=origin(DUE + 7 * DAY))
+    key.rotate(key_id(3), grace=DAY, grace_starts=GraceStart.FIRST_USE, by=origin(DUE + 8 * DAY))
+    rotation.look(key, NONE, by=origin(DUE + 8 * DAY))
+    assert told(rotation) == [
+        "began", "notified", "successor_created", "successor_revoked", "reminded", "successor_created",
+    ]  # fmt: skip
+
+
+def test_a_key_that_was_rotated_early_and_is_without_a_successor_falls_due_in_time() -> None:
+    """Its successor revoked, it waits for its day, and its owner is told then."""
+    key, rotation = rotating(DAY, starts=GraceStart.FIRST_USE)
+    rotation.look(key, SUCCESSOR_REVOKED, by=origin(NOON + DAY))
+    key.withdraw_rotation(by=origin(NOON + DAY))
+    rotation.look(key, NONE, by=origin(NOON + DAY))
+    assert timers(rotation) == {"due": 90 * DAY}
+    rotation.look(key, NONE, by=origin(DUE))
+    assert told(rotation) == ["successor_revoked", "postponed", "notified"]
+
+
+def test_a_key_with_an_end_keeps_it_when_its_successor_is_revoked() -> None:
+    """Its owner is warned of the end as of any, and told that nothing has taken its place."""
+    key, rotation = rotating(4 * DAY)
+    assert rotation.look(key, SUCCESSOR_REVOKED, by=origin(NOON + DAY)) == ()
+    assert timers(rotation) == {"warning": 3 * DAY}
+    rotation.look(key, SUCCESSOR_REVOKED, by=origin(NOON + 3 * DAY))
+    rotation.look(key, SUCCESSOR_REVOKED, by=origin(NOON + 4 * DAY))
+    events: list[Any] = rotation.collect_events()
+    assert [event.successor_id for event in events if event.TOPIC == "rotation.retired"] == [None]
+    assert [event.TOPIC for event in events if event.TOPIC == "rotation.retiring_soon"]

@@ -10,7 +10,7 @@ import structlog
 from application.ledger import Ledger
 from application.rotation import RotationWorkflow
 from application.workflow import WorkflowManagement
-from domain.api_key import GraceStart
+from domain.api_key import ApiKey, GraceStart, KeyStatus, RevocationReason
 from domain.events import Aggregate, Origin
 from domain.rotation import Rotation
 from domain.workflow import RETRIES, Process, ProcessState
@@ -98,6 +98,65 @@ def test_a_service_that_was_away_tells_what_it_missed_once(
     clock.at = NOON + 230 * DAY
     scheduler.sweep()
     assert story(conninfo)[2:] == ["rotation.reminded"]
+
+
+def test_a_key_that_was_flagged_too_early_is_told_of_on_its_day(
+    database: Database, conninfo: str, ledger: Ledger, clock: SettableClock
+) -> None:
+    """A clock that was ahead flags it, and it is not flagged again: a timer waits for the day."""
+    del ledger
+    scheduler = Scheduler(database, clock=clock)
+    clock.at = NOON + 91 * DAY
+    scheduler.deadlines.flag_rotation()
+    clock.at = NOON + DAY
+    scheduler.sweep()
+    assert story(conninfo) == ["rotation.began", "rotation.postponed"]
+    clock.at = NOON + 90 * DAY
+    scheduler.sweep()
+    assert story(conninfo)[2:] == ["rotation.notified"]
+
+
+def test_a_rotation_whose_successor_is_revoked_unused_goes_on(
+    database: Database, conninfo: str, ledger: Ledger, clock: SettableClock
+) -> None:
+    """It is found though no event of its own key tells it, and once; the key is due, and its owner reminded."""
+    scheduler = Scheduler(database, clock=clock)
+    clock.at = NOON + 90 * DAY
+    scheduler.sweep()
+    key = ledger.load(ApiKey, key_id(1))
+    successor = a_key(number=2, at=clock.at, replaces=key)
+    key.rotate(key_id(2), grace=DAY, grace_starts=GraceStart.FIRST_USE, by=origin(clock.at))
+    ledger.append(key, successor)
+    scheduler.sweep()
+    successor.revoke(reason=RevocationReason.OTHER, note=None, by=origin(clock.at))
+    ledger.append(successor)
+    scheduler.sweep()
+    scheduler.sweep()
+    assert scheduler.engine.run() == 0
+    assert story(conninfo) == [
+        "rotation.began", "rotation.notified", "rotation.successor_created", "rotation.successor_revoked",
+    ]  # fmt: skip
+    assert ledger.load(ApiKey, key_id(1)).status(clock.at) is KeyStatus.ROTATION_DUE
+    clock.advance(7 * DAY)
+    scheduler.sweep()
+    assert story(conninfo)[4:] == ["rotation.reminded"]
+
+
+def test_a_successor_that_was_revoked_and_changes_nothing_is_not_looked_at_for_ever(
+    database: Database, ledger: Ledger, clock: SettableClock
+) -> None:
+    """The old key has its end, or the successor one of its own: no look is asked for, round after round."""
+    scheduler = Scheduler(database, clock=clock)
+    for number, starts in ((1, GraceStart.NOW), (11, GraceStart.FIRST_USE)):
+        key = ledger.load(ApiKey, key_id(1)) if number == 1 else a_key(number=number)
+        successor = a_key(number=number + 1, replaces=key)
+        key.rotate(key_id(number + 1), grace=DAY, grace_starts=starts, by=origin())
+        if starts is GraceStart.FIRST_USE:
+            successor.rotate(key_id(number + 2), grace=timedelta(), grace_starts=GraceStart.NOW, by=origin())
+        successor.revoke(reason=RevocationReason.OTHER, note=None, by=origin())
+        ledger.append(key, successor)
+    scheduler.sweep()
+    assert scheduler.engine.run() == 0
 
 
 @pytest.mark.parametrize("edge", ["before", "after"])

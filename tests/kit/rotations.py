@@ -12,6 +12,7 @@ from tests.kit.builders import NOON, a_key, an_account, entropy, key_id, origin
 DAY = timedelta(days=1)
 DUE = NOON + 90 * DAY
 NONE = Traffic(predecessor_last=None, successor_first=None)
+SUCCESSOR_REVOKED = Traffic(predecessor_last=None, successor_first=None, is_successor_revoked=True)
 
 
 def rotations_of_every_kind() -> list[Aggregate]:
@@ -27,6 +28,7 @@ def rotations_of_every_kind() -> list[Aggregate]:
     rotation.look(key, NONE, by=origin(DUE + 9 * DAY, actor=job))
     key.reschedule_rotation(DUE + 10 * DAY, by=origin(DUE + 9 * DAY))
     rotation.look(key, NONE, by=origin(DUE + 9 * DAY, actor=job))
+    rotation.timers = ()  # as of the release that wrote the golden lines: what was postponed had none
     rotated = DUE + 11 * DAY
     key.rotate(key_id(12), grace=20 * DAY, grace_starts=GraceStart.FIRST_USE, by=origin(rotated))
     rotation.look(key, NONE, by=origin(rotated, actor=job))
@@ -71,4 +73,9 @@ def handovers() -> list[Aggregate]:
     in_vain = a_key(number=18)
     in_vain.rotate(key_id(19), grace=DAY, grace_starts=GraceStart.FIRST_USE, by=origin(DUE))
     in_vain.withdraw_rotation(by=origin(DUE + DAY))
-    return [rotation, key, account, in_vain]
+    alone = a_key(number=20)
+    alone.rotate(key_id(21), grace=DAY, grace_starts=GraceStart.FIRST_USE, by=origin(DUE))
+    left = Rotation.of(alone, by=origin(DUE))
+    left.look(alone, NONE, by=origin(DUE))
+    left.look(alone, SUCCESSOR_REVOKED, by=origin(DUE + DAY))
+    return [rotation, key, account, in_vain, left]
