@@ -61,7 +61,7 @@ class RotationWorkflow:
         if not isinstance(process, Rotation):
             raise TypeError(type(process).__name__)
         key = self._ledger.load(ApiKey, process.key_id)
-        hand_over_to = self._hand_over_to(key) if process.is_untold else None
+        hand_over_to = self._hand_over_to(key) if process.is_untold(key) else None
         commands = process.look(key, self._traffic(key), by=by, hand_over_to=hand_over_to)
         for command in commands:
             match command:

@@ -141,8 +141,11 @@ class Successors:
         """Why no successor is wanted any more; None: one is."""
         if rotation.state is ProcessState.CANCELLED:
             return "the rotation was cancelled"
-        status = self._ledger.load(ApiKey, rotation.key_id).status(self._clock.now())
-        return f"the key is {status}" if status in {KeyStatus.REVOKED, KeyStatus.EXPIRED} else None
+        key, now = self._ledger.load(ApiKey, rotation.key_id), self._clock.now()
+        status = key.status(now)
+        if status in {KeyStatus.REVOKED, KeyStatus.EXPIRED, KeyStatus.DISABLED}:
+            return f"the key is {status}"
+        return "the key is not due any more" if now < key.rotation_due_at else None
 
     def _refusal(self, rotation: Rotation, account: Account) -> str | None:
         """Why nothing is handed over any more; None: it may be, and the account wants it."""

@@ -148,10 +148,11 @@ class Rotation(Process, topic="rotation"):
         status = key.status(by.at)
         ended = status in {KeyStatus.REVOKED, KeyStatus.EXPIRED}
         silent = False
-        if not ended and hand_over_to is not None and self.is_untold and status is KeyStatus.ROTATION_DUE:
+        if not ended and hand_over_to is not None and self.is_untold(key) and status is KeyStatus.ROTATION_DUE:
             self._step(HandoverBegan, key, Step.HANDOVER, by, endpoint_id=hand_over_to)
-        if self._is_handing_over(key, traffic) and (not ended or self.offered_id is not None):
-            self.schedule((self._next_hand_over(by, is_wanted=not ended),), by=by)
+        is_wanted = not ended and status is not KeyStatus.DISABLED and by.at >= key.rotation_due_at
+        if self._is_handing_over(key, traffic) and (is_wanted or self.offered_id is not None):
+            self.schedule((self._next_hand_over(by, is_wanted=is_wanted),), by=by)
             return ()
         if not ended and self._is_alone_again(key, traffic):
             self._step(SuccessorRevoked, key, Step.DUE, by)
@@ -168,10 +169,10 @@ class Rotation(Process, topic="rotation"):
         self.schedule(() if ended or silent else self._timers(key, traffic, by.at), by=by)
         return (Retire(key.key_id),) if silent else ()
 
-    @property
-    def is_untold(self) -> bool:
-        """Whether the key is due and neither is its owner told, nor a successor on its way."""
-        return self.step == Step.DUE and self.notified_for is None and self.handover_to is None
+    def is_untold(self, key: ApiKey) -> bool:
+        """Whether neither was the owner told of this due date, nor was a successor to be handed over for it."""
+        is_told = self.notified_for == key.rotation_due_at or self.handover_to is not None
+        return self.step in {Step.DUE, Step.PAUSED, Step.POSTPONED} and not is_told
 
     def offer(self, key: ApiKey, *, by: Origin) -> bool:
         """Records that ``key`` has just been given a successor to be handed over.

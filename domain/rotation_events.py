@@ -99,6 +99,11 @@ class Paused(RotationEvent):
 
     TOPIC: ClassVar[str] = "rotation.paused"
 
+    def apply(self, aggregate: "Rotation") -> None:
+        """Forgets a hand-over: it begins anew once the key is enabled."""
+        super().apply(aggregate)
+        aggregate.handover_at = aggregate.handover_to = None
+
 
 @dataclass(frozen=True)
 class Continued(RotationEvent):
@@ -113,6 +118,11 @@ class Postponed(RotationEvent):
 
     TOPIC: ClassVar[str] = "rotation.postponed"
 
+    def apply(self, aggregate: "Rotation") -> None:
+        """Forgets a hand-over: that day has one of its own."""
+        super().apply(aggregate)
+        aggregate.handover_at = aggregate.handover_to = None
+
 
 @dataclass(frozen=True)
 class HandoverBegan(RotationEvent):
@@ -126,6 +136,9 @@ class HandoverBegan(RotationEvent):
         """Asks for the first attempt, at once."""
         super().apply(aggregate)
         aggregate.handover_at = self.timestamp
+        aggregate.handover_attempts = 0
+        aggregate.offered_id = None
+        aggregate.has_given_up = False
         aggregate.handover_to = self.endpoint_id
 
 

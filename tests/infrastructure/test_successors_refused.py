@@ -9,10 +9,12 @@ from typing import Any, cast
 
 import pytest
 
+from application.keys import KeyChange
 from application.outbox import Delivered, Failed, Message, Outcome
 from application.webhooks import EndpointChange
 from application.workflow import WorkflowManagement
 from domain.access import Plan
+from domain.account import Handover
 from domain.api_key import ApiKey, KeyStatus, RevocationReason
 from domain.destination import WebhookUrl
 from domain.ids import RotationId
@@ -277,3 +279,88 @@ def test_a_successor_that_arrives_as_its_key_ends_is_kept_and_told(
     owner.run()
     assert owner.live_successors() == handover.sent
     assert ("key_created", handover.sent[0]) in Told(back, conninfo).messages()
+
+
+def put_off(owner: Owner) -> None:
+    """The key is to be rotated nine days from now."""
+    change = KeyChange(rotation_due_days=100)
+    owner.back.manage.keys.change(
+        account_id=owner.key.account_id, key_id=owner.key.id, change=change, by=owner.back.origin()
+    )
+
+
+def due_again(owner: Owner) -> None:
+    """They have passed."""
+    owner.later(10 * DAY)
+
+
+def stopped(owner: Owner) -> None:
+    """The key is disabled."""
+    owner.back.manage.keys.disable(account_id=owner.key.account_id, key_id=owner.key.id, by=owner.back.origin())
+
+
+def started(owner: Owner) -> None:
+    """It is enabled again."""
+    owner.back.manage.keys.enable(account_id=owner.key.account_id, key_id=owner.key.id, by=owner.back.origin())
+
+
+@pytest.mark.parametrize("attempts", [0, 1])
+@pytest.mark.parametrize(("happens", "ends"), [(put_off, due_again), (stopped, started)])
+def test_a_hand_over_waits_for_its_key(  # noqa: PLR0913, PLR0917 - what may be in the way of it
+    back: Back,
+    receiver: WebhookReceiver,
+    conninfo: str,
+    happens: Callable[[Owner], None],
+    ends: Callable[[Owner], None],
+    attempts: int,
+) -> None:
+    """Put off or disabled, before the first attempt or after it: no successor lives; then one is handed over."""
+    owner = Owner(back, receiver, conninfo, "/500")
+    todo = jobs(back.core)
+    todo["rotation"].run()
+    todo["workflow"].run()
+    if attempts:
+        todo["successors"].run()
+    happens(owner)
+    owner.run()
+    owner.run()
+    assert (owner.live_successors(), len(receiver.hits())) == ([], attempts)
+    assert back.core.ledger.load(ApiKey, owner.key.id).replaced_by is None
+    owner.moves_to(receiver.url("/take"))
+    ends(owner)
+    owner.run()
+    owner.run()
+    (hit,) = receiver.hits("/take")
+    assert owner.live_successors() == [json.loads(hit["body"])["data"]["id"]]
+    assert "rotation.notified" not in owner.story()
+
+
+def test_each_due_date_has_a_hand_over_of_its_own(back: Back, receiver: WebhookReceiver, conninfo: str) -> None:
+    """Told of the first one, since they wanted none, the owner puts the key off and chooses a receiver for the next."""
+    owner = Owner(back, receiver, conninfo, "/take")
+    unwanted(owner)
+    owner.run()
+    assert owner.story()[-1] == "rotation.notified"
+    put_off(owner)
+    owner.run()
+    found = owner.endpoint.endpoint
+    wanted = Handover(found.endpoint_id, found.url)
+    back.manage.accounts.hand_over_to(account_id=owner.key.account_id, handover=wanted, by=back.origin())
+    due_again(owner)
+    owner.run()
+    assert len(receiver.hits("/take")) == 1
+    assert owner.story().count("rotation.notified") == 1
+
+
+def test_a_key_that_is_put_off_before_the_first_look_is_handed_over_on_its_day(
+    back: Back, receiver: WebhookReceiver, conninfo: str
+) -> None:
+    """Flagged, put off, and only then looked at."""
+    owner = Owner(back, receiver, conninfo, "/take")
+    jobs(back.core)["rotation"].run()
+    put_off(owner)
+    owner.run()
+    assert (owner.story()[-1], receiver.hits()) == ("rotation.postponed", [])
+    due_again(owner)
+    owner.run()
+    assert len(receiver.hits("/take")) == 1
