@@ -53,7 +53,10 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message at one attempt. ``attempt`` counts from 1; ``created_at`` is when what it tells happened."""
+    """A message at one attempt. ``attempt`` counts from 1; ``created_at`` is when what it tells happened.
+
+    ``by_hand``: the message had ended, and somebody asked for this one attempt more, whatever the schedule says.
+    """
 
     id: MessageId
     account_id: AccountId
@@ -63,6 +66,7 @@ class Message:
     payload: Mapping[str, object]
     created_at: datetime
     attempt: int
+    by_hand: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,10 @@ class Carrier(Protocol):
         ...
 
     def give_up(self, message: Message, failure: Failed) -> None:
-        """Told before the last failure of a message goes on record, and again when that is cut short."""
+        """Told before the last failure of a message goes on record, and again when that is cut short.
+
+        Not of an attempt by hand: it decides nothing.
+        """
         ...
 
     def interrupt(self) -> None:

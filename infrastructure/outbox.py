@@ -301,20 +301,20 @@ class OutboxDelivery:
 
     def _record_failure(self, message: Message, failure: Failed, attempt: Attempt) -> None:
         now, retries = self._clock.now(), self._carrier.retries
+        if message.by_hand:  # it decides nothing, and has no next one
+            self._outbox.end(message, attempt, MessageState.FAILED, now)
+            return
         if message.attempt <= len(retries) and not failure.permanent:
             wait = retries[message.attempt - 1] * self._jitter()
             self._outbox.try_again(message, attempt, now + max(wait, failure.retry_after or wait))
             return
-        if (
-            failure.permanent or message.attempt <= len(retries) + 1
-        ):  # one more was asked for by hand, and decides nothing
-            try:
-                self._carrier.give_up(message, failure)
-            except DATABASE_AWAY:
-                raise
-            except Exception:
-                # The message has failed all the same, and is on record as that below.
-                log.exception("giving_up_broke", channel=self._channel.name, message=message.id)
+        try:
+            self._carrier.give_up(message, failure)
+        except DATABASE_AWAY:
+            raise
+        except Exception:
+            # The message has failed all the same, and is on record as that below.
+            log.exception("giving_up_broke", channel=self._channel.name, message=message.id)
         self._outbox.end(message, attempt, MessageState.FAILED, now)
 
     def _jitter(self) -> float:

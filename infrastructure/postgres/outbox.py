@@ -51,7 +51,7 @@ class PostgresOutbox:
         UPDATE outbox.messages AS m SET attempts = m.attempts + 1, taken_until = %(taken_until)s
         FROM due WHERE m.id = due.id
         RETURNING m.id, m.account_id, m.target, m.cause_position, m.kind, m.payload, m.created_at, m.attempts,
-                  set_config('synchronous_commit', 'off', true)
+                  m.by_hand, set_config('synchronous_commit', 'off', true)
     """
     # An attempt whose lease ran out and that was then made by another counts by its success alone.
     ADD_ATTEMPT = """
@@ -64,7 +64,7 @@ class PostgresOutbox:
         WHERE id = %(id)s AND attempts = %(number)s AND state = 'pending'
     """
     END = """
-        UPDATE outbox.messages SET state = %(state)s, ended_at = %(at)s, taken_until = NULL
+        UPDATE outbox.messages SET state = %(state)s, ended_at = %(at)s, taken_until = NULL, by_hand = false
         WHERE id = %(id)s AND state = 'pending' AND (attempts = %(number)s OR %(state)s = 'delivered')
     """
     # The attempt did not take place: its number is free again.
@@ -182,5 +182,5 @@ class PostgresOutbox:
 
 
 def _message(row: TupleRow) -> Message:
-    message_id, account_id, target, position, kind, payload, created_at, attempt, _ = row
-    return Message(MessageId(message_id), AccountId(account_id), target, position, kind, payload, created_at, attempt)
+    message_id, account_id, *facts, _ = row
+    return Message(MessageId(message_id), AccountId(account_id), *facts)

@@ -161,7 +161,8 @@ class PostgresDeliveries:
         WHERE message_id = ANY(%(ids)s) ORDER BY message_id, number
     """
     TRY_NOW = """
-        UPDATE outbox.messages SET state = 'pending', next_at = %(now)s, ended_at = NULL
+        UPDATE outbox.messages
+        SET state = 'pending', next_at = %(now)s, ended_at = NULL, by_hand = by_hand OR state <> 'pending'
         WHERE id = %(id)s AND target = %(target)s AND channel = 'webhook'
     """
 

@@ -21,6 +21,7 @@ from domain.destination import WebhookUrl
 from domain.errors import NotFoundError
 from domain.webhook_endpoint import Disabled
 from infrastructure.hashing import SecretRing
+from infrastructure.postgres.outbox import PostgresOutbox
 from infrastructure.postgres.pool import Database
 from infrastructure.projections import Rebuilder
 from tests.kit.builders import a_key, account_id, an_account, origin
@@ -289,6 +290,59 @@ def test_a_retry_by_hand_is_one_attempt_under_the_same_id(hooks: Hooks) -> None:
             delivery_id=MessageId(delivery.delivery_id),
             now=hooks.clock.now(),
         )
+
+
+@pytest.mark.parametrize("first", [Answered(204, None), Answered(410, None)], ids=["taken", "gone"])
+@pytest.mark.parametrize("again", [Answered(500, None), Answered(410, None)], ids=["broken", "gone"])
+def test_a_retry_by_hand_that_fails_decides_nothing(hooks: Hooks, first: Answered, again: Answered) -> None:
+    """It is on record, no other follows it, and the endpoint stays enabled; also when its process died with it."""
+    endpoint_id = hooks.endpoint().endpoint.endpoint_id
+    hooks.ledger.append(a_key())
+    hooks.sender.answers = [first]
+    hooks.bring()
+    hooks.look()
+    by = origin(hooks.clock.now())
+    hooks.manage.change(account_id=account_id(), endpoint_id=endpoint_id, change=EndpointChange(is_enabled=True), by=by)
+    (delivery,) = hooks.manage.deliveries(account_id=account_id(), endpoint_id=endpoint_id, limit=2)
+    hooks.manage.retry(
+        account_id=account_id(), endpoint_id=endpoint_id, delivery_id=delivery.delivery_id, now=hooks.clock.now()
+    )
+    hooks.sender.answers = [again]
+    assert taken_and_lost(hooks) == 2
+    assert hooks.bring() == 1
+    hooks.look()
+    (delivery,) = hooks.manage.deliveries(account_id=account_id(), endpoint_id=endpoint_id, limit=2)
+    assert (delivery.state.value, len(delivery.attempts), delivery.next_at) == ("failed", 2, None)
+    assert hooks.manage.get(account_id=account_id(), endpoint_id=endpoint_id).disabled_at is None
+
+
+def taken_and_lost(hooks: Hooks) -> int:
+    """Some process takes what is due and dies: which attempt it was, whose lease is over."""
+    outbox, lease = PostgresOutbox(hooks.database), timedelta(minutes=1)
+    taken = outbox.take("webhook", now=hooks.clock.now(), lease=lease, busy_targets=(), busy_accounts=())
+    assert taken is not None
+    hooks.clock.advance(lease)
+    return taken.attempt
+
+
+def test_a_last_attempt_that_was_lost_with_its_process_is_made_again_and_disables(hooks: Hooks) -> None:
+    """It counts as the schedule's, not as one more that somebody asked for."""
+    endpoint_id = hooks.endpoint().endpoint.endpoint_id
+    hooks.ledger.append(a_key())
+    hooks.sender.answers = [Answered(500, None)]
+    hooks.bring()
+    for _ in RETRIES[1:]:
+        (delivery,) = hooks.manage.deliveries(account_id=account_id(), endpoint_id=endpoint_id, limit=2)
+        assert delivery.next_at is not None
+        hooks.clock.at = delivery.next_at
+        hooks.bring()
+    (delivery,) = hooks.manage.deliveries(account_id=account_id(), endpoint_id=endpoint_id, limit=2)
+    assert delivery.next_at is not None
+    hooks.clock.at = delivery.next_at
+    assert taken_and_lost(hooks) == len(RETRIES) + 1
+    assert hooks.bring() == 1
+    hooks.look()
+    assert hooks.manage.get(account_id=account_id(), endpoint_id=endpoint_id).disabled_at is not None
 
 
 def test_a_test_goes_to_its_endpoint_alone(hooks: Hooks) -> None:
