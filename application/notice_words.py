@@ -12,6 +12,9 @@ from application.notices import Notice
 from domain.naming import NOTE_CHARACTERS_MAX, shown
 from domain.notices import NoticeKind
 
+SUSPENDED = "suspended"
+"""The detail of a notice that says whether its account was suspended when it was made."""
+
 Facts = tuple[tuple[str, str], ...]
 
 
@@ -48,7 +51,7 @@ def _key_created(notice: Notice) -> Words:
 def _rotation_due(notice: Notice) -> Words:
     return Words(
         subject=f"Time to rotate API key {_known_as(notice)}",
-        lead="This API key has reached the age at which it is to be rotated. It goes on working: nothing is stopped.",
+        lead=f"This API key has reached the age at which it is to be rotated. {_goes_on(notice)}",
         facts=_facts(notice, "Due", "due_at"),
         advice=(
             "Create its successor and put that in its place. The old key stays accepted meanwhile, and is retired when"
@@ -63,7 +66,7 @@ def _rotation_reminder(notice: Notice) -> Words:
     since = f"for {shown(days)} days" if days else "for some time"
     return Words(
         subject=f"Still to be rotated: API key {_known_as(notice)}",
-        lead=f"This API key has been due for rotation {since}. It goes on working: nothing is stopped.",
+        lead=f"This API key has been due for rotation {since}. {_goes_on(notice)}",
         facts=_facts(notice, "Reminded", "due_at"),
         advice="Create its successor and put that in its place.",
         commands=_to_rotate(notice),
@@ -135,11 +138,12 @@ def _compromised(notice: Notice) -> Words:
 
 
 def _attacked(notice: Notice) -> Words:
+    still = "" if _is_suspended(notice) else ", and still works"
     return Words(
         subject=f"Many failed attempts with API key {_known_as(notice)}",
         lead=(
             "Many requests named this API key and were refused: somebody guesses, something holds a damaged or outdated"
-            " copy, or the key is used from outside its networks. It was not given away by this, and still works."
+            f" copy, or the key is used from outside its networks. It was not given away by this{still}."
         ),
         facts=_facts(notice, "Noticed", "failed_attempts", "since", "until"),
         advice="See where they come from. If you do not know them, restrict the key to your networks, or rotate it.",
@@ -214,6 +218,16 @@ _LABELS = {
     "successor_id": "Successor",
     "until": "To",
 }
+
+
+def _is_suspended(notice: Notice) -> bool:
+    return notice.details.get(SUSPENDED) == str(True)
+
+
+def _goes_on(notice: Notice) -> str:
+    if _is_suspended(notice):
+        return "Nothing is stopped by that; while the account is suspended, all its keys are refused."
+    return "It goes on working: nothing is stopped."
 
 
 def _to_rotate(notice: Notice) -> tuple[str, ...]:

@@ -1,12 +1,14 @@
 """Which mails an event makes: its notice, to the address and by the preferences of the account at that moment."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 from psycopg import Cursor
 from psycopg.rows import TupleRow
 
+from application.notice_words import SUSPENDED
 from application.notifications import TOPICS, KnownKey, address_of, notice_of
 from application.outbox import NewMessage
 from domain.events import Event
@@ -35,5 +37,7 @@ class NoticeSource:
         address = None if account is None else address_of(event, account)
         if account is None or address is None or notice.kind in account.muted:
             return []
+        if account.suspended:
+            notice = replace(notice, details=notice.details | {SUSPENDED: str(True)})
         payload: dict[str, Any] = msgspec.to_builtins(notice, enc_hook=str)
         return [NewMessage(account.account_id, address, notice.kind.value, payload)]

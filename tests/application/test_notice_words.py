@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from application.mail_layout import Links, as_html, as_text
-from application.notice_words import words_of
+from application.notice_words import SUSPENDED, words_of
 from domain.notices import NoticeKind
 from interfaces.cli.grammar import parse
 from tests.kit.builders import key_id
@@ -44,6 +44,13 @@ def test_nothing_that_somebody_chose_is_on_a_command_line(kind: NoticeKind) -> N
     bad = "$(reboot)`;|&"
     notice = a_notice(kind, name=bad, actor=f"cli:{bad}", details={"note": bad, "reason": bad, "days": bad})
     assert not re.search(r"[$`;|&()]", " ".join(words_of(notice).commands))
+
+
+@pytest.mark.parametrize("kind", [NoticeKind.ROTATION_DUE, NoticeKind.ROTATION_REMINDER, NoticeKind.ATTACKED])
+def test_a_key_of_a_suspended_account_is_not_said_to_work(kind: NoticeKind) -> None:
+    """All its keys are refused; otherwise the owner is told that it goes on working."""
+    assert " work" not in words_of(a_notice(kind, details={SUSPENDED: "True"})).lead
+    assert " work" in words_of(a_notice(kind, details={})).lead
 
 
 def test_a_retired_key_without_a_successor_is_not_said_to_be_replaced() -> None:

@@ -22,7 +22,7 @@ from infrastructure.postgres.notices import NoticeSource
 from infrastructure.postgres.outbox import PostgresOutbox
 from infrastructure.postgres.pool import Database
 from infrastructure.system import SystemEntropy
-from tests.kit.builders import SettableClock, a_key, account_id, an_account, key_id, origin
+from tests.kit.builders import NOON, SettableClock, a_key, account_id, an_account, key_id, origin
 from tests.kit.post_offices import ScriptedPostOffice
 
 URL = "https://keys.acme.example"
@@ -187,6 +187,16 @@ def test_notices_of_before_any_choice_go_to_the_accounts_own_address(post: Post)
         ("key_created", "owner@example.com"),
         ("notices_changed", "owner@example.com"),
     ]
+
+
+def test_a_notice_of_a_suspended_account_knows_that_it_is(post: Post) -> None:
+    """So it does not say that a key works that is refused."""
+    key = a_key(number=1)
+    key.note_attack(failed_attempts=60, since=NOON, by=origin())
+    post.ledger.change(Account, account_id(), lambda account: account.suspend(by=origin()))
+    post.ledger.append(key)
+    post.deliver()
+    assert "still works" not in post.office.mails[-1].text
 
 
 def answering(*postings: Posting) -> Callable[..., Posted]:
