@@ -104,3 +104,34 @@ def test_nginx_is_told_in_the_words_that_it_knows(own: HttpServer, client: Stric
     assert (told.status, told.body) == (403, plain.body)
     assert {name: told.header(name) for name in IDENTITY} == NOBODY
     assert client.get("/auth/forward?dialect=nginx").status == 200
+
+
+def test_a_caller_that_is_none_of_the_proxies_speaks_for_itself(conninfo: str, tmp_path: Path) -> None:
+    """Where there are trusted proxies, too: asked once and again, its row has what it asked for itself."""
+    asked = [("X-Forwarded-Method", "DELETE"), ("X-Forwarded-Uri", "/orders/7")]
+    with (
+        serving(conninfo, tmp_path / "log", trusted_proxies="203.0.113.0/24") as other,
+        other.client(other.back.key(other.back.account()).secret) as direct,
+    ):
+        assert [direct.get("/auth/forward", headers=asked).status for _ in range(2)] == [200, 200]
+        query = "SELECT method, endpoint, client_ip FROM usage.access_log"
+        assert other.rows(query) == [("GET", "/auth/forward", "127.0.0.1")] * 2
+
+
+def test_an_answer_is_that_of_the_key_as_it_is(server: HttpServer, owner: Owner) -> None:
+    """However often the same was asked before: a change of the key's scopes and its rotation are told from then on."""
+    key = server.back.key(owner.key.account_id, scopes=["keys:read"])
+    here = [("X-Forwarded-For", "198.51.100.7")]
+
+    def told(name: str) -> list[str | None]:
+        heard = [owner.client.get("/auth/forward", key=key.secret, headers=here) for _ in range(3)]
+        assert [each.status for each in heard] == [200] * 3
+        return [each.header(name) for each in heard]
+
+    assert told("x-keyledger-scopes") == ["keys:read"] * 3
+    assert owner.client.patch(key.path, {"scopes": ["keys:write"]}).status == 200
+    assert told("x-keyledger-scopes") == ["keys:write"] * 3
+    assert told("deprecation") == [None] * 3
+    assert owner.client.post(f"{key.path}/rotate", {"grace_seconds": 3600}).status == 201
+    assert None not in told("deprecation")
+    assert None not in told("sunset")

@@ -186,9 +186,10 @@ def test_a_change_of_networks_holds_when_it_is_answered(owner: Owner, fenced: Ke
         assert owner.client.get("/api/campaigns", key=fenced.secret, headers=here).status == status
 
 
-def test_nobody_but_a_trusted_proxy_speaks_for_a_client(conninfo: str, tmp_path_factory: Any) -> None:
-    """Without trusted proxies `X-Forwarded-For` is a header like any other: the peer is the client."""
-    with serving(conninfo, tmp_path_factory.mktemp("own") / "log", trusted_proxies="") as own:
+@pytest.mark.parametrize("trusted", ["", "203.0.113.0/24"], ids=["no proxies", "other proxies"])
+def test_nobody_but_a_trusted_proxy_speaks_for_a_client(conninfo: str, tmp_path_factory: Any, trusted: str) -> None:
+    """Of whoever is no trusted proxy `X-Forwarded-For` is a header like any other: the peer is the client."""
+    with serving(conninfo, tmp_path_factory.mktemp("own") / "log", trusted_proxies=trusted) as own:
         account = own.back.account()
         fenced = own.back.key(account, networks=["192.0.2.0/24"]).secret
         local = own.back.key(account, networks=["127.0.0.0/8"]).secret
