@@ -277,6 +277,16 @@ def test_a_read_from_before_what_was_told_does_not_bring_the_key_back() -> None:
     assert memory.keys.remember(fingerprint(1), a_verified_key(), read_at=9)
 
 
+def test_what_was_told_later_of_an_earlier_change_hides_no_later_one() -> None:
+    """Two processes tell of one key, the earlier change last: a read from between does not bring the key back."""
+    memory = Memory()
+    memory.keys.start_at(4)
+    memory.notes.tell(Change(7, key_id(1)), Change(5, key_id(1)))
+    assert memory.keys.known_through == 7
+    assert not memory.keys.remember(fingerprint(1), a_verified_key(), read_at=6)
+    assert memory.keys.remember(fingerprint(1), a_verified_key(), read_at=7)
+
+
 def test_a_memory_that_has_missed_something_is_not_believed_until_it_starts_anew() -> None:
     """A renewal that was under way does not help it."""
     memory = Memory()
