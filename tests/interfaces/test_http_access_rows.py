@@ -76,6 +76,18 @@ def test_a_request_that_the_key_does_not_permit_leaves_its_row(server: HttpServe
         assert [row[2:7] for row in rows_of(server, heard)] == [(403, outcome, False, key.id, account)]
 
 
+def test_a_row_says_what_came_of_its_own_request(server: HttpServer, owner: Owner) -> None:
+    """Of two that ask the same with the same key, the second one's row has the second one's status and reason."""
+    key, here = server.back.key(owner.key.account_id), [("X-Forwarded-For", "203.0.113.9")]
+    made = [owner.client.post("/api/campaigns", {"name": name}, headers=here) for name in ("x", "")]
+    assert [rows_of(server, each)[0][2:4] for each in made] == [(201, "ok"), (422, "ok")]
+    refused: list[Heard] = []
+    for change in ("disable", "revoke"):
+        assert owner.client.post(f"{key.path}/{change}").status == 200
+        refused.append(owner.client.get("/api/campaigns", key=key.secret, headers=here))
+    assert [rows_of(server, each)[0][2:5] for each in refused] == [(401, "disabled", False), (401, "revoked", False)]
+
+
 def test_a_presented_key_is_named_by_a_keyed_hash(server: HttpServer, owner: Owner) -> None:
     """The rows of one credential share its hash, which another credential does not have; nothing sent has none."""
     query = "SELECT DISTINCT key_hash FROM usage.access_log WHERE request_id = ANY(%(ids)s)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,3 +110,20 @@ def test_what_a_route_takes_can_be_asked(own: HttpServer) -> None:
             assert (heard.status, heard.body) == (204, b"")
             assert "OPTIONS" in (heard.header("allow") or "")
     assert own.rows("SELECT count(*) FROM usage.access_log") == [(0,)]
+
+
+def test_a_proxy_s_question_that_cannot_be_logged_is_a_503_in_the_log_s_line_too(
+    own: HttpServer, client: StrictClient
+) -> None:
+    """The canonical line of the request has the status that was answered, of a key that was accepted before."""
+    assert [client.get("/auth/forward").status for _ in range(2)] == [200, 200]
+    with own.renamed("usage", "access_log"):
+        heard = client.get("/auth/forward")
+    assert heard.status == 503
+
+    def lines() -> list[int]:
+        written = map(json.loads, own.log.read_text(encoding="utf-8").splitlines())
+        return [line["status"] for line in written if line.get("request_id") == heard.request_id]
+
+    eventually(lines, "the request's line")
+    assert lines() == [503]
