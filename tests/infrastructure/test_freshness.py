@@ -444,6 +444,34 @@ def test_changes_are_applied_across_batches(processes: Processes, freshness: Pos
     assert [process.knows(number) for number in (1, 2, 3)] == [False, False, True]
 
 
+class WatchedKeys(VerifiedKeys):
+    """Notes at each lease until when it goes, and what was applied then."""
+
+    def __init__(self) -> None:
+        super().__init__(capacity=1000, fingerprint=bytes, elapsed=elapsed)
+        self.leases: list[tuple[float, int]] = []
+
+    def extend(self, fresh_until: float) -> None:
+        """As ever."""
+        self.leases.append((fresh_until, self.applied))
+        super().extend(fresh_until)
+
+
+def test_a_lease_is_taken_with_all_changes_that_were_committed_before_it(processes: Processes) -> None:
+    """However many they are: trusted past a lease from the commit, a process has read its last change, a revoke."""
+    keys, name = WatchedKeys(), RunId.from_entropy(entropy(next(_numbers)))
+    clock = DatabaseClock(lambda: NOON)
+    processes.enter_context(
+        LedgerFollower(processes.conninfo, keys=keys, clock=clock, lease=LEASE, process_id=name, host="alpha:1")
+    )
+    eventually(lambda: keys.is_fresh, "the process is fresh")
+    position = processes.append(*(f"other_{number}" for number in range(2 * BATCH)), key_id(1))
+    committed_at = elapsed()
+    eventually(lambda: keys.applied == position, "it has read them all")
+    eventually(lambda: keys.leases[-1][0] >= committed_at + LEASE.seconds, "it is trusted for longer")
+    assert {applied for until, applied in keys.leases if until >= committed_at + LEASE.seconds} == {position}
+
+
 def test_a_process_begins_at_the_head(processes: Processes, freshness: PostgresFreshness) -> None:
     """What was before it is applied by having nothing in memory."""
     position = processes.append(*(f"stream_{number}" for number in range(10)))
