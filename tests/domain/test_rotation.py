@@ -1,22 +1,27 @@
 """A rotation, looked at: what it records, when it wants to be looked at again, and what it commands."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from domain.api_key import ApiKey, GraceStart, KeyStatus, RevocationReason
-from domain.rotation import Retire, Rotation, Traffic, Withdraw
+from domain.ids import WebhookEndpointId
+from domain.rotation import LOST_AFTER, Retire, Rotation, Traffic, Withdraw
 from domain.rotation_events import newest_reminder
 from domain.workflow import ProcessState, Scheduled
-from tests.kit.builders import NOON, a_key, key_id, origin
+from tests.kit.builders import NOON, a_key, entropy, key_id, origin
 from tests.kit.rotations import DAY, DUE, NONE, SUCCESSOR_REVOKED
 
 
+def happened(rotation: Rotation) -> list[Any]:
+    """The events recorded since last asked, without when it is looked at."""
+    return [event for event in rotation.collect_events() if not isinstance(event, Scheduled)]
+
+
 def told(rotation: Rotation) -> list[str]:
-    """The topics recorded since last asked, without when it is looked at."""
-    events: list[Any] = rotation.collect_events()
-    return [event.TOPIC.removeprefix("rotation.") for event in events if not isinstance(event, Scheduled)]
+    """Their topics."""
+    return [event.TOPIC.removeprefix("rotation.") for event in happened(rotation)]
 
 
 def rotating(grace: timedelta, *, starts: GraceStart = GraceStart.NOW) -> tuple[ApiKey, Rotation]:
@@ -94,7 +99,8 @@ def test_a_predecessor_is_not_silenced_while_its_successor_is_unused() -> None:
     assert timers(rotation) == {"warning": 37 * DAY}
     rotation.look(key, NONE, by=origin(NOON + 37 * DAY))
     rotation.look(key, NONE, by=origin(NOON + 38 * DAY))
-    assert told(rotation) == ["retiring_soon"]
+    [warning] = happened(rotation)
+    assert (warning.TOPIC, warning.successor_used) == ("rotation.retiring_soon", False)
 
 
 @pytest.mark.parametrize(("last", "warned"), [(5, ["retiring_soon"]), (0, [])], ids=["in use", "not used any more"])
@@ -105,7 +111,9 @@ def test_the_owner_is_warned_when_the_old_key_is_still_needed(last: int, warned:
     rotation.look(key, traffic, by=origin(NOON + DAY))
     told(rotation)
     rotation.look(key, traffic, by=origin(NOON + 6 * DAY))
-    assert told(rotation) == warned
+    warnings = happened(rotation)
+    assert [warning.TOPIC.removeprefix("rotation.") for warning in warnings] == warned
+    assert all(warning.successor_used for warning in warnings)
 
 
 def test_an_extension_brings_a_warning_of_its_own() -> None:
@@ -140,17 +148,17 @@ def test_a_lost_successor_is_replaced_in_the_same_rotation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("grace", "compromised", "reason"),
-    [(timedelta(), False, "at_once"), (DAY, True, "compromised"), (DAY, False, "grace_over")],
+    ("grace", "compromised", "reason", "ended"),
+    [(timedelta(), False, "at_once", NOON), (DAY, True, "compromised", NOON), (DAY, False, "grace_over", NOON + DAY)],
 )
-def test_a_rotation_ends_with_its_key(grace: timedelta, compromised: bool, reason: str) -> None:
-    """At once, compromised, or at the end of grace: retired with that reason, closed, and never looked at again."""
+def test_a_rotation_ends_with_its_key(grace: timedelta, compromised: bool, reason: str, ended: datetime) -> None:
+    """At once, compromised, or at the end of grace: retired then, with that reason, closed, never looked at again."""
     key = a_key()
     key.rotate(key_id(2), grace=grace, grace_starts=GraceStart.NOW, by=origin(NOON), compromised=compromised)
     rotation = Rotation.of(key, by=origin(NOON))
-    rotation.look(key, NONE, by=origin(NOON + DAY))
-    events: list[Any] = rotation.collect_events()
-    assert [event.reason for event in events if event.TOPIC == "rotation.retired"] == [reason]
+    rotation.look(key, NONE, by=origin(NOON + 2 * DAY))
+    retired = [event for event in happened(rotation) if event.TOPIC == "rotation.retired"]
+    assert [(event.reason, event.retired_at) for event in retired] == [(reason, ended)]
     assert (rotation.step, rotation.state) == ("closed", ProcessState.ENDED)
 
 
@@ -209,3 +217,52 @@ def test_a_key_with_an_end_keeps_it_when_its_successor_is_revoked() -> None:
     events: list[Any] = rotation.collect_events()
     assert [event.successor_id for event in events if event.TOPIC == "rotation.retired"] == [None]
     assert [event.TOPIC for event in events if event.TOPIC == "rotation.retiring_soon"]
+
+
+def test_a_key_that_expires_before_its_grace_begins_closes_its_rotation_as_expired() -> None:
+    """It came to its own end: nobody retired it."""
+    key = a_key(expires_at=NOON + 2 * DAY)
+    key.rotate(key_id(2), grace=8 * DAY, grace_starts=GraceStart.FIRST_USE, by=origin(NOON))
+    rotation = Rotation.of(key, by=origin(NOON))
+    rotation.look(key, NONE, by=origin(NOON))
+    told(rotation)
+    rotation.look(key, NONE, by=origin(NOON + 2 * DAY))
+    [closed] = happened(rotation)
+    assert (closed.TOPIC, closed.outcome) == ("rotation.closed", "expired")
+
+
+def handing_over() -> tuple[ApiKey, Rotation]:
+    """A key that is due, and its rotation, whose first attempt to hand a successor over begins at DUE."""
+    key = a_key()
+    rotation = Rotation.of(key, by=origin(DUE))
+    rotation.look(key, NONE, by=origin(DUE), hand_over_to=WebhookEndpointId.from_entropy(entropy(1)))
+    offer(key, rotation, at=DUE, successor=2)
+    told(rotation)
+    return key, rotation
+
+
+def offer(key: ApiKey, rotation: Rotation, *, at: datetime, successor: int) -> None:
+    """An attempt begins."""
+    key.rotate(key_id(successor), grace=DAY, grace_starts=GraceStart.FIRST_USE, by=origin(at))
+    assert rotation.offer(key, by=origin(at))
+
+
+def test_an_attempt_that_does_not_end_is_lost_after_five_minutes() -> None:
+    """Then the next one is due; until then nothing else is."""
+    key, rotation = handing_over()
+    assert [(timer.step, timer.due_at) for timer in rotation.timers] == [("hand over", DUE + timedelta(minutes=5))]
+    assert not rotation.offer(key, by=origin(DUE + timedelta(minutes=5, microseconds=-1)))
+    assert rotation.offer(key, by=origin(DUE + timedelta(minutes=5)))
+
+
+@pytest.mark.parametrize("error", [None, "not accepted (500)"], ids=["accepted", "refused"])
+def test_what_comes_of_an_attempt_that_was_lost_is_nothing(error: str | None) -> None:
+    """There has been another, whose successor counts."""
+    key, rotation = handing_over()
+    again = DUE + LOST_AFTER
+    offer(key, rotation, at=again, successor=3)
+    rotation.collect_events()
+    rotation.end_attempt(1, key, error=error, final=False, by=origin(again))
+    assert not rotation.collect_events()
+    rotation.end_attempt(2, key, error=None, final=False, by=origin(again))
+    assert told(rotation) == ["handed_over"]

@@ -19,6 +19,7 @@ from infrastructure.postgres.workflow import PostgresProcesses
 from infrastructure.workflow import LoggedBoundary
 from tests.kit.books import rebuilt
 from tests.kit.builders import NOON, SettableClock, a_key, an_account, key_id, origin
+from tests.kit.rotations import NONE
 from tests.kit.workflow import Crashed, CrashingBoundary, Scheduler, open_ledger
 
 DAY = timedelta(days=1)
@@ -203,6 +204,27 @@ def test_a_failing_reaction_is_retried_then_stuck_then_resumed(
     scheduler.sweep()
     assert story(conninfo)[-2:] == ["workflow.resumed", "rotation.notified"]
     assert not scheduler.boundary.stops
+
+
+def test_a_rotation_that_has_failed_is_not_looked_at_for_its_successor_s_use(
+    database: Database, conninfo: str, ledger: Ledger
+) -> None:
+    """It waits for its retry, and is awaited again once it has come through."""
+    key, processes = a_key(number=2), PostgresProcesses(database)
+    key.rotate(key_id(3), grace=DAY, grace_starts=GraceStart.FIRST_USE, by=origin())
+    successor, rotation = a_key(number=3), Rotation.of(key, by=origin())
+    rotation.look(key, NONE, by=origin())
+    ledger.append(successor, key, rotation)
+    assert processes.awaited(9) == []
+    with psycopg.connect(conninfo) as connection:
+        connection.execute("INSERT INTO usage.totals VALUES (%s, 1, 0, now(), now())", (successor.key_id,))
+    assert processes.awaited(9) == [rotation.id]
+    rotation.fail("OperationalError: the database went away", retry_after=DAY, by=origin())
+    ledger.append(rotation)
+    assert processes.awaited(9) == []
+    rotation.recover(by=origin())
+    ledger.append(rotation)
+    assert processes.awaited(9) == [rotation.id]
 
 
 def test_a_cancelled_process_does_nothing_more(
