@@ -1,7 +1,7 @@
 """The outbox on PostgreSQL: each event told once, each message delivered at least once under one id, nobody starved."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from threading import Event as Flag
@@ -244,6 +244,37 @@ def test_a_message_of_a_dead_process_is_due_again_when_its_lease_is_over(
     clock.advance(timedelta(minutes=1))
     assert made.delivery().deliver_due() == 1
     assert [(each.id, each.attempt) for each in made.carrier.attempts] == [(taken.id, 2)]
+
+
+FAILURE = Attempt(at=NOON, status=500, latency_ms=1, error="no")
+LATE_WORDS: dict[str, Callable[[PostgresOutbox, Message], None]] = {
+    "a failure": lambda outbox, message: outbox.try_again(message, FAILURE, NOON),
+    "the last failure": lambda outbox, message: outbox.end(message, FAILURE, MessageState.FAILED, NOON),
+    "a return": lambda outbox, message: outbox.give_back(message, NOON),
+}
+
+
+@pytest.mark.parametrize("late", LATE_WORDS.values(), ids=LATE_WORDS)
+def test_who_comes_back_after_its_lease_ends_no_other_s_attempt(
+    made: Outbox, ledger: Ledger, clock: SettableClock, conninfo: str, late: Callable[[PostgresOutbox, Message], None]
+) -> None:
+    """Whatever it has to say of its own attempt but a success: the message is taken by whoever took it since."""
+
+    def take() -> Message:
+        lease = timedelta(minutes=1)
+        message = made.outbox.take("webhook", now=clock.now(), lease=lease, busy_targets=(), busy_accounts=())
+        assert message is not None
+        return message
+
+    ledger.append(a_key())
+    follow(made)
+    first = take()
+    clock.advance(timedelta(minutes=1))
+    assert take().attempt == 2
+    late(made.outbox, first)
+    with psycopg.connect(conninfo) as connection:
+        row = connection.execute("SELECT attempts, state, taken_until, ended_at FROM outbox.messages").fetchone()
+    assert row == (2, "pending", NOON + timedelta(minutes=2), None)
 
 
 def test_two_that_deliver_share_the_messages(

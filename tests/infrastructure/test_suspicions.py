@@ -17,6 +17,7 @@ from infrastructure.postgres.keys import KeysView
 from infrastructure.postgres.pool import Database
 from infrastructure.postgres.refused_attempts import PostgresRefusedAttempts
 from infrastructure.system import SystemClock, SystemEntropy
+from tests.kit.access_rows import PastRow, put_rows
 from tests.kit.builders import CountingEntropy, SettableClock, a_key, account_id, key_id, origin
 
 THRESHOLD = 5
@@ -164,3 +165,29 @@ def test_keys_that_are_on_record_hide_no_others(
 def revoke(at: datetime) -> Callable[[ApiKey], None]:
     """The command to revoke the key at that time."""
     return lambda key: key.revoke(reason=RevocationReason.OTHER, note=None, by=origin(at))
+
+
+def test_who_uses_a_key_much_attacks_nobody(
+    ledger: Ledger, suspicions: Suspicions, clock: SettableClock, conninfo: str
+) -> None:
+    """Accepted requests count for nothing, however many."""
+    ledger.append(a_key(number=1, at=clock.now()))
+    put_rows(conninfo, [PastRow(at=clock.now(), key_id=key_id(1), account_id=account_id())] * (THRESHOLD + 1))
+    clock.advance(timedelta(seconds=5))
+    assert suspicions.note_attacks() == 0
+
+
+def test_what_is_long_past_is_not_put_on_record(
+    ledger: Ledger, suspicions: Suspicions, clock: SettableClock, refuse: Refuse
+) -> None:
+    """Refused attempts from before the last ten minutes, of a key that is attacked and of one that has ended."""
+    for number in (1, 2):
+        ledger.append(a_key(number=number, at=clock.now()))
+    ledger.change(
+        ApiKey, key_id(2), lambda key: key.revoke(reason=RevocationReason.OTHER, note=None, by=origin(clock.now()))
+    )
+    refuse(key_id(1), "forged", THRESHOLD + 1)
+    refuse(key_id(2), "revoked", 1)
+    clock.advance(timedelta(days=1))
+    assert suspicions.note_attacks() == 0
+    assert suspicions.note_presented_after_end() == 0
