@@ -239,6 +239,17 @@ def test_a_verifier_of_another_cost_is_accepted() -> None:
     assert BcryptVerifier(cost=11).verify(RAW, BCRYPT.hash(RAW))
 
 
+def test_bcrypt_takes_72_bytes_and_tells_the_last_of_them() -> None:
+    """A verifier of ours, and one that another system made."""
+    raw = b"a" * 72
+    for verify, verifier in (
+        (BCRYPT.verify, BCRYPT.hash(raw)),
+        (BCRYPT.verify_foreign, bcrypt.hashpw(raw, bcrypt.gensalt(4)).decode()),
+    ):
+        assert verify(raw, verifier)
+        assert not verify(raw[:-1] + b"b", verifier)
+
+
 @pytest.mark.parametrize("raw", [b"", b"a" * 73, b"a\0", b"\0"])
 def test_bcrypt_is_not_asked_what_it_cannot_tell(raw: bytes) -> None:
     """Nothing, more than 72 bytes and NUL bytes are refused before any hash."""

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infrastructure.observability import TRACEBACK_CHARACTERS_MAX, chain
-from infrastructure.redaction import redact
+from infrastructure.redaction import redact, redact_values
 
 SHOWN = "sk_live_7Hq2mB9xT"
 HIDDEN = "Z9yX8wV7uT6sR5qP4oN3mL2kJ1iH0gF9eD8cB7aZ6yX"
@@ -167,7 +167,27 @@ def test_any_value_gives_one_line_of_json(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["password", "smtp_password", "Authorization", "set-cookie", "secret_keys", "session_token"]
+    "name",
+    [
+        "authorization",
+        "Authorization",
+        "cookie",
+        "set-cookie",
+        "cookies",
+        "password",
+        "smtp_password",
+        "passwd",
+        "passphrase",
+        "pwd",
+        "secret",
+        "secrets",
+        "secret_key",
+        "secret_keys",
+        "private_key",
+        "api_key",
+        "token",
+        "session_token",
+    ],
 )
 def test_a_secret_s_name_hides_any_value(name: str) -> None:
     """What stands under such a name goes, whatever it looks like, at any depth; None stays, since it tells nothing."""
@@ -177,6 +197,12 @@ def test_a_secret_s_name_hides_any_value(name: str) -> None:
             assert "hunter2" not in written
             assert "1234567" not in written
     assert json.loads(line(**{name: None}))[name] is None
+
+
+def test_a_header_s_name_in_bytes_hides_its_value() -> None:
+    """ASGI's headers, whose bytes have been written out as Python does."""
+    assert redact_values(["b'authorization'", "abc"]) == ["b'authorization'", "…"]
+    assert redact_values(["b'host'", "abc"]) == ["b'host'", "abc"]
 
 
 def test_tracebacks_have_no_locals() -> None:
