@@ -68,7 +68,8 @@ class Settings:
     metrics_networks: tuple[IPv4Network | IPv6Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
     """Peers that may read `/metrics`; a request that came through a proxy never may."""
     database_connections: int = 8
-    """At most so many connections from one process."""
+    """At most so many in one process's pool. Beside it a serving process has three of its own (follower, access log,
+    metrics), the background process six (leader, metrics, and four that listen: tailer, two channels, workflows)."""
     body_bytes_max: int = 65_536
     """A larger request body is 413; the largest legitimate one is a few kilobytes."""
     bcrypt_cost: int = 12

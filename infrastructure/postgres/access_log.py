@@ -293,7 +293,7 @@ class PostgresAccessLog:
     def _connected(self) -> PatientConnection:
         if self._connection is None:
             self._connection = PatientConnection.connect(
-                self._conninfo, autocommit=True, connect_timeout=2, application_name="keyledger-access-log"
+                self._conninfo, autocommit=True, connect_timeout=2, application_name="keyledger access log"
             )
             self._connection.patience_seconds = self._patience
             # The server gives up a little earlier than we do: then it has said that nothing was written.

@@ -24,7 +24,6 @@ class Exit(IntEnum):
     """How a command ends. 70 is sysexits.h's EX_SOFTWARE; from 128 on, as a shell counts an end by a signal."""
 
     OK = 0
-    FAILED_CHECK = 1
     USAGE = 2
     REFUSED = 3
     NOT_FOUND = 4
@@ -38,7 +37,6 @@ class Exit(IntEnum):
 EXIT_CODES: Final = """\
 exit codes:
   0    done
-  1    a check failed
   2    usage: the command line or a setting cannot be read
   3    refused: an invalid value, a conflict, or not allowed
   4    no such account, key or webhook

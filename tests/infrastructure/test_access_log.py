@@ -158,7 +158,7 @@ def live_requests(watcher: psycopg.Connection[Any]) -> int:
 def writer_pids(watcher: psycopg.Connection[Any]) -> list[int]:
     query = """
         SELECT pid FROM pg_stat_activity
-        WHERE application_name = 'keyledger-access-log' AND datname = current_database()
+        WHERE application_name = 'keyledger access log' AND datname = current_database()
     """
     return [pid for (pid,) in watcher.execute(query)]
 
