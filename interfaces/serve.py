@@ -29,6 +29,7 @@ from interfaces.bootstrap import (
     set_clock,
     start_logging,
 )
+from interfaces.cli.exits import Exit
 from interfaces.settings import Settings
 from interfaces.stopping import stop_on_signals
 
@@ -38,7 +39,6 @@ START_CHECK_SECONDS = 0.1
 QUICK_END_SECONDS = 5
 QUICK_ENDS_MAX = 3
 PAUSE_SECONDS_MAX = 30
-UNAVAILABLE = 5
 
 log = structlog.get_logger()
 
@@ -122,7 +122,7 @@ def serve(settings: Settings) -> int:
     obstacle = _obstacle(settings)
     if obstacle is not None:
         print(f"keyledger: {settings.host}:{settings.port} {obstacle}", file=sys.stderr)  # noqa: T201 - talk
-        return UNAVAILABLE
+        return Exit.UNAVAILABLE
     with ExitStack() as stack:
         conninfo, embedded = open_database(settings, stack)
         migrate_database(conninfo)
@@ -145,7 +145,7 @@ def serve(settings: Settings) -> int:
                 # The serving processes refuse meanwhile; what keeps PostgreSQL down may pass without a hand.
                 log.error("database_not_running", reason=error.message)  # noqa: TRY400 - said in the message
             if not all(child.keep() for child in children):
-                return UNAVAILABLE
+                return Exit.UNAVAILABLE
             if not ready and _is_ready(settings):
                 ready = True
                 # Made only now that it can be shown: a start that was stopped before would have made it for nobody.

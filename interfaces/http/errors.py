@@ -55,7 +55,6 @@ KINDS: Final[Mapping[type[KeyledgerError], tuple[HTTPStatus, str]]] = {
 
 EDGE: Final[Mapping[HTTPStatus, tuple[str, str]]] = {
     HTTPStatus.BAD_REQUEST: ("BAD_REQUEST", "The request cannot be read"),
-    HTTPStatus.UNAUTHORIZED: ("UNAUTHORIZED", "Invalid API key"),
     HTTPStatus.FORBIDDEN: ("FORBIDDEN", "Insufficient permissions for this resource"),
     HTTPStatus.NOT_FOUND: ("NOT_FOUND", "No such path"),
     HTTPStatus.METHOD_NOT_ALLOWED: ("METHOD_NOT_ALLOWED", "This path does not take that method"),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from interfaces.serve import PAUSE_SECONDS_MAX, QUICK_END_SECONDS, UNAVAILABLE, QuickEnds
+from interfaces.cli.exits import Exit
+from interfaces.serve import PAUSE_SECONDS_MAX, QUICK_END_SECONDS, QuickEnds
 from interfaces.settings import SettingError, Settings
 
 
@@ -55,5 +56,5 @@ def test_an_address_that_this_machine_does_not_have_is_told_as_that(tmp_path: Pa
     )
     reason = os.strerror(errno.EADDRNOTAVAIL)
     said = f"keyledger: 192.0.2.1:8000 cannot be listened on: {reason} (KEYLEDGER_HOST, KEYLEDGER_PORT)\n"
-    assert (done.returncode, done.stderr) == (UNAVAILABLE, said)
+    assert (done.returncode, done.stderr) == (Exit.UNAVAILABLE, said)
     assert not (tmp_path / "data").exists()
