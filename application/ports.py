@@ -1,4 +1,4 @@
-"""What the use cases need from outside, each a role; infrastructure supplies them, tests/contracts holds both to it."""
+"""What the use cases need from outside, each a role; infrastructure supplies them, and its tests hold it to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ class Verifiers(Protocol):
         ...
 
     def verify_foreign(self, raw: bytes, verifier: str) -> bool:
-        """As ``verify``, for a bcrypt verifier that another system made, of whatever cost it chose."""
+        """As ``verify``, for a bcrypt verifier that another system made, at its own cost, from 4 to 14."""
         ...
 
 
@@ -320,7 +320,7 @@ class KeyCache(Protocol):
     """The serving processes' memory of verified keys, seen from a command that changes one."""
 
     def await_applied(self, position: int) -> "Freshness":
-        """Returns once no process can act on anything older than ``position`` (see design, freshness)."""
+        """Returns once no process can act on anything older than ``position`` (ops/adr/0005-freshness.md)."""
         ...
 
 

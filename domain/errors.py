@@ -71,7 +71,7 @@ class InvalidError(KeyledgerError):
 
 
 class UnauthenticatedError(KeyledgerError):
-    """The credential is not accepted. The reason is in `context` and never in `message`."""
+    """The credential is not accepted. `message` never has the reason; the access log does."""
 
     def __init__(self, message: str = "Invalid API key", *, context: Mapping[str, str] | None = None) -> None:
         super().__init__(message, context=context)

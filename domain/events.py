@@ -1,7 +1,7 @@
 """What every event and aggregate has in common: who did it, in which request, for which account, and when.
 
 An event is a frozen dataclass with a pinned ``TOPIC``; topics and field names are a public schema (see
-``tests/architecture/golden_events``). A field, once released, is never renamed or removed; a new one gets a plain
+``tests/architecture/golden_events.jsonl``). A field, once released, is never renamed or removed; a new one gets a plain
 default. Retired topics stay reserved in ``RETIRED_TOPICS``.
 """
 

@@ -251,7 +251,7 @@ class PostgresRecorder(ApplicationRecorder):
         return None if row is None else row[0]
 
     def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> Subscription[ApplicationRecorder]:
-        """Not offered: followers use infrastructure.subscriptions, which listens before it reads."""
+        """Not offered: `projections.follow_ledger` and `postgres.freshness` listen before they read."""
         raise NotImplementedError
 
 

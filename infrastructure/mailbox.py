@@ -38,7 +38,7 @@ class Mailbox:
             self._forget_oldest()
         except OSError as error:
             return Posted(Posting.LATER, f"the mailbox cannot be written: {error.strerror}")
-        log.info("mail_kept_in_mailbox", mail_id=mail.id, kind=mail.list_id, file=str(self._folder / name))
+        log.info("mail_kept_in_mailbox", mail_id=mail.id, list_id=mail.list_id, file=str(self._folder / name))
         return Posted(Posting.ACCEPTED, f"kept in {self._folder.name}/{name}")
 
     def interrupt(self) -> None:

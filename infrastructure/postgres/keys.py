@@ -164,7 +164,7 @@ class PostgresKeys:
         FROM views.keys AS k LEFT JOIN usage.counts_of(ARRAY[%(key_id)s]) AS c ON c.key_id = k.key_id
         WHERE k.key_id = %(key_id)s
     """
-    # The CASE says what ApiKey.status says; tests/contracts holds the two together.
+    # The CASE says what ApiKey.status says; tests/infrastructure/test_keys_view.py holds the two together.
     PAGE = """
         SELECT key_id, account_id, name, environment, prefix, scopes, allowed_ips, created_at, expires_at,
                rotation_due_at, disabled, revoked_at, retires_at, lineage_id, replaces, replaced_by,

@@ -18,8 +18,8 @@ class Alive(msgspec.Struct):
 class Ready(msgspec.Struct):
     """A key can be verified.
 
-    ``views`` names each view that follows the ledger and its state; ``leader`` is the background process that makes
-    them follow, without which keys are verified all the same.
+    ``views`` has each view, channel of the outbox and workflow that follows the ledger, with `ok` or why it stopped. In
+    it ``leader`` is the background process that makes them follow, without which keys are verified all the same.
     """
 
     status: str
