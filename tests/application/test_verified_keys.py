@@ -1,6 +1,7 @@
 """The memory of verified keys: in whatever order reads, changes and time come, it tells nothing that has ended."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from threading import Event as Flag
 from threading import Thread
@@ -34,6 +35,7 @@ class Notes:
 
     def __init__(self) -> None:
         self.marks = [0]
+        self.readings = 0
         self._news: list[Change] = []
         self._is_whole = True
 
@@ -49,6 +51,7 @@ class Notes:
 
     def read(self) -> list[Change] | None:
         """The port's."""
+        self.readings += 1
         news, is_whole = self._news, self._is_whole
         self._news, self._is_whole = [], True
         return news if is_whole else None
@@ -171,6 +174,7 @@ class Interleavings(RuleBasedStateMachine):
         assert len(self.memory) <= 3
         named = {name for names in self.memory._of_stream.values() for name in names}
         assert named == set(self.memory._entries)
+        assert all(self.memory._of_stream.values())
 
 
 TestInterleavings = Interleavings.TestCase
@@ -336,6 +340,45 @@ def test_what_is_told_ahead_is_bounded() -> None:
     memory.notes.tell(Change(6 + TOMBSTONES_MAX, "one_more"))
     assert not memory.keys.is_fresh
     assert not memory.keys._ahead
+
+
+def test_what_was_told_and_has_been_applied_is_ahead_no_more() -> None:
+    """A memory that follows the ledger is believed, however much it is told in its time."""
+    memory = Memory()
+    memory.keys.start_at(5)
+    memory.keys.extend(2.0)
+    half = TOMBSTONES_MAX // 2 + 1
+    for first in (6, 6 + half):
+        changes = [Change(position, f"stream_{position}") for position in range(first, first + half)]
+        memory.notes.tell(*changes)
+        assert memory.keys.is_fresh
+        memory.keys.apply(changes)
+    assert not memory.keys._ahead
+
+
+def test_the_board_is_read_once_for_what_is_told() -> None:
+    """Where nothing was told since, asking costs a look at its mark."""
+    memory = Memory()
+    memory.keys.extend(2.0)
+    for tellings in (1, 2):
+        memory.notes.tell(Change(tellings, key_id(1)))
+        assert [memory.keys.is_fresh for _ in range(3)] == [True] * 3
+        assert memory.notes.readings == tellings
+
+
+def test_nothing_is_remembered_while_changes_are_applied() -> None:
+    """A read from before one of them would see some of them alone."""
+    keys = Memory().keys
+    held: list[bool] = []
+
+    def changes() -> Iterator[Change]:
+        for position in (1, 2):
+            held.append(keys._lock.locked())
+            yield Change(position, key_id(position))
+
+    keys.apply(changes())
+    assert held == [True, True]
+    assert not keys._lock.locked()
 
 
 def test_three_renewals_of_a_lease_may_be_lost() -> None:
