@@ -51,6 +51,14 @@ def test_a_url_that_could_be_read_in_two_ways_is_refused(text: str) -> None:
     assert len(text) < 12 or text not in str(refused.value)
 
 
+def test_a_url_is_as_long_as_2048_characters() -> None:
+    """That many are taken, one more is not."""
+    longest = "https://hooks.acme.example/".ljust(2048, "a")
+    assert WebhookUrl.parse(longest) == longest
+    with pytest.raises(MalformedUrlError, match="2048"):
+        WebhookUrl.parse(longest + "a")
+
+
 NOT_PUBLIC = [
     "0.0.0.0", "0.1.2.3", "10.0.0.1", "100.64.0.1", "127.0.0.1", "127.255.255.254", "169.254.0.1", "169.254.169.254",  # noqa: S104 - refused
     "172.16.0.1", "172.31.255.255", "192.0.0.1", "192.0.2.1", "192.88.99.1", "192.168.0.1", "198.18.0.1", "198.19.0.1",

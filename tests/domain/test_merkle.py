@@ -154,8 +154,9 @@ def test_growth_is_provable_and_rewriting_is_not(data: st.DataObject, new: int) 
 def test_no_proof_for_what_the_tree_never_was() -> None:
     """Sizes and places outside the tree are refused, when proofs are made and when they are checked."""
     tree = tree_of(3)
-    with pytest.raises(IndexError):
-        tree.root(4)
+    for size in (4, -1):
+        with pytest.raises(IndexError):
+            tree.root(size)
     with pytest.raises(IndexError):
         tree.inclusion_proof(3)
     with pytest.raises(IndexError):

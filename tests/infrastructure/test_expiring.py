@@ -83,11 +83,14 @@ def test_a_moment_before_the_keys_making_is_not_made_good(
     assert [said(ledger, number) for number in (1, 2, 3)] == [[NOON + 2 * DAY], [], [NOON, NOON + 2 * DAY]]
 
 
-def test_a_key_with_a_successor_or_an_end_is_let_be(ledger: Ledger, deadlines: Deadlines, clock: SettableClock) -> None:
-    """Rotating: its retirement is said instead. Expired: too late."""
+def test_a_key_with_a_successor_or_an_end_is_let_be(
+    database: Database, ledger: Ledger, deadlines: Deadlines, clock: SettableClock
+) -> None:
+    """Rotating: its retirement is said instead, and no sweep finds it. Expired: too late."""
     rotating = a_key(number=1, expires_at=NOON + 8 * DAY)
     rotating.rotate(key_id(9), grace=30 * DAY, grace_starts=GraceStart.NOW, by=origin(NOON))
     ledger.append(rotating, a_key(number=2, expires_at=NOON + 8 * DAY))
+    assert PostgresKeys(database).to_announce(NOON + 2 * DAY, 10) == [key_id(2)]
     clock.advance(9 * DAY)
     assert deadlines.announce_expiry() == 0
     assert said(ledger, 1) == said(ledger, 2) == []

@@ -83,6 +83,17 @@ def test_none_is_lost_and_none_is_told_twice() -> None:
     assert len(ids) == len(set(ids)) == len(told.counted) == 4 * each
 
 
+def test_whoever_tells_one_too_many_writes_them_all() -> None:
+    """Though the log's own thread does not come to it: what waits is bounded."""
+    told = Told()
+    log = RequestLog(count=told.count, stream=told.stream, service="serve")
+    for number in range(LINES_MAX - 1):
+        tell(log, f"req_{number}")
+    assert told.lines() == []
+    tell(log, f"req_{LINES_MAX - 1}")
+    assert [line["request_id"] for line in told.lines()] == [f"req_{number}" for number in range(LINES_MAX)]
+
+
 def test_a_credential_in_a_path_is_cut_and_the_request_counted(capsys: pytest.CaptureFixture[str]) -> None:
     """Such a line goes the general way, which redacts it."""
     told = Told()

@@ -3,11 +3,12 @@
 import resource
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -17,13 +18,15 @@ from cryptography.x509.oid import NameOID
 
 from application.webhook_delivery import Answered, Unanswered
 from domain.destination import Destinations, MalformedUrlError, WebhookUrl
-from infrastructure.webhook_client import WebhookClient, connect
+from infrastructure.webhook_client import BODY_BYTES_MAX, WebhookClient, connect
 from tests.kit.service import eventually
 from tests.kit.webhooks import Listener, WebhookReceiver, listening
 
 TOTAL = timedelta(seconds=3)
 LOOPBACK = Destinations((ip_network("127.0.0.0/8"),))
 MEGABYTE = 2**20
+READ_BYTES = 2**16
+"""The most that the HTTP client reads at a time."""
 
 
 class Roads:
@@ -127,6 +130,65 @@ def test_a_name_that_changes_its_address_is_looked_up_once(listener: Listener) -
     assert isinstance(post(client, f"https://hooks.acme.example:{listener.port}/"), Unanswered)
     listener.close()
     assert (len(roads), listener.accepted) == (1, 0)
+
+
+class ClosedRoads(Roads):
+    """Nobody takes a connection; ``at_each`` is done at each attempt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_each: Callable[[], None] = lambda: None
+
+    def __call__(self, address: str, port: int, seconds: float) -> socket.socket:
+        """Is refused."""
+        del seconds
+        self.taken.append((address, port))
+        self.at_each()
+        raise ConnectionRefusedError
+
+
+def test_no_more_than_three_addresses_of_a_name_are_tried() -> None:
+    """In the order that the name has them."""
+    roads, addresses = ClosedRoads(), [f"8.8.8.{number}" for number in range(1, 5)]
+    client = WebhookClient(Destinations(), total=TOTAL, resolve=Names(addresses), connect=roads)
+    assert post(client, "https://hooks.acme.example/") == Unanswered("the connection failed: refused")
+    assert roads.taken == [(address, 443) for address in addresses[:3]]
+
+
+def test_what_is_broken_off_while_it_connects_tries_no_other_address() -> None:
+    """A stop does not wait for a name's other addresses."""
+    roads, names = ClosedRoads(), Names(["8.8.8.1", "8.8.8.2"])
+    client = WebhookClient(Destinations(), total=TOTAL, resolve=names, connect=roads)
+    roads.at_each = client.interrupt
+    assert post(client, "https://hooks.acme.example/") == Unanswered("the connection failed: refused")
+    assert roads.taken == [("8.8.8.1", 443)]
+
+
+class CountingLine(socket.socket):
+    """A socket that counts what is read from it."""
+
+    taken = 0
+
+    def recv(self, *arguments: Any) -> bytes:
+        """As ever."""
+        chunk = super().recv(*arguments)
+        self.taken += len(chunk)
+        return chunk
+
+
+def test_of_an_endless_answer_no_more_is_read_than_a_few_kilobytes(receiver: WebhookReceiver) -> None:
+    """So many that a decent receiver sees its connection closed and not reset; then it is left."""
+    lines: list[CountingLine] = []
+
+    def count(address: str, port: int, seconds: float) -> socket.socket:
+        line = CountingLine(fileno=connect(address, port, seconds).detach())
+        lines.append(line)
+        return line
+
+    client = WebhookClient(LOOPBACK, total=TOTAL, connect=count)
+    assert post(client, receiver.url("/huge")) == Answered(200, None)
+    [line] = lines
+    assert BODY_BYTES_MAX <= line.taken < BODY_BYTES_MAX + 2 * READ_BYTES
 
 
 def test_redirects_are_not_followed(receiver: WebhookReceiver, listener: Listener) -> None:
