@@ -155,7 +155,7 @@ def test_no_proof_for_what_the_tree_never_was() -> None:
     """Sizes and places outside the tree are refused, when proofs are made and when they are checked."""
     tree = tree_of(3)
     for size in (4, -1):
-        with pytest.raises(IndexError):
+        with pytest.raises(IndexError, match=f"never had {size} leaves"):
             tree.root(size)
     with pytest.raises(IndexError):
         tree.inclusion_proof(3)
