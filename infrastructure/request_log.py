@@ -38,6 +38,9 @@ None: not known.
 
 # Plain tuples are queued: naming their fields takes six times as long.
 _Told = tuple[RequestKind, datetime, float, str]
+_Words = tuple[str, str]
+_Groups = defaultdict[tuple[str | None, int, str | None], list[float]]
+_Known = dict[int, tuple[Callable[[float], None], _Words | None]]
 
 
 class _Head(msgspec.Struct):
@@ -73,7 +76,7 @@ class RequestLog:
         self._stream = stream
         self._service = service
         self._encoder = msgspec.json.Encoder(enc_hook=str)
-        self._words: dict[RequestKind, tuple[str, str]] = {}
+        self._words: dict[RequestKind, _Words] = {}
         self._requests: list[_Told] = []
         self._taking = Lock()
         self._stop = Flag()
@@ -103,27 +106,31 @@ class RequestLog:
             # What is appended meanwhile stays behind these: both steps are single ones of the interpreter.
             taken = self._requests[:]
             del self._requests[: len(taken)]
+        groups: _Groups = defaultdict(list)
+        known: _Known = {}
         for start in range(0, len(taken), LINES_AT_ONCE):
-            self._tell(taken[start : start + LINES_AT_ONCE])
-
-    def _tell(self, told: Sequence[_Told]) -> None:
-        durations: dict[tuple[str | None, int, str | None], list[float]] = defaultdict(list)
-        for kind, _, duration_ms, _ in told:
-            durations[kind[2], kind[3], kind[6]].append(duration_ms)
-        for (route, status, outcome), milliseconds in durations.items():
+            lines = self._lines(taken[start : start + LINES_AT_ONCE], groups, known)
+            if self._stream is not None and lines:
+                with suppress(OSError):  # nobody reads the log any more: its lines are lost, and the counts go on
+                    self._stream.write("".join(lines).encode())
+                    self._stream.flush()
+        for (route, status, outcome), milliseconds in groups.items():
             self._count(route or "", status, outcome or "", milliseconds)
-        lines = self._lines(told)
-        if self._stream is not None and lines:
-            with suppress(OSError):  # nobody reads the log any more: its lines are lost, and the counts go on
-                self._stream.write("".join(lines).encode())
-                self._stream.flush()
 
-    def _lines(self, told: Sequence[_Told]) -> list[str]:
-        """The lines of those that can be told quickly; the others are told the general way."""
+    def _lines(self, told: Sequence[_Told], groups: _Groups, known: _Known) -> list[str]:
+        """The lines of those that can be told quickly; the others are told the general way. Durations go to ``groups``.
+
+        ``known``: what alike requests share, by the identity of their kind, which lives as long as they are told.
+        """
         instants = self._encoder.encode([at for _, at, _, _ in told])[1:-1].decode().split(",")
         lines: list[str] = []
         for (kind, _, duration_ms, request_id), instant in zip(told, instants, strict=True):
-            words = self._words.get(kind) or self._new_words(kind)
+            shared = known.get(id(kind))
+            if shared is None:
+                words = self._words.get(kind) or self._new_words(kind)
+                shared = known[id(kind)] = groups[kind[2], kind[3], kind[6]].append, words
+            add, words = shared
+            add(duration_ms)
             if words is None:
                 _tell_generally(kind, duration_ms, request_id)
             else:
@@ -133,7 +140,7 @@ class RequestLog:
                 )
         return lines
 
-    def _new_words(self, kind: RequestKind) -> tuple[str, str] | None:
+    def _new_words(self, kind: RequestKind) -> _Words | None:
         """The members of the kind's lines before the duration and after the id; None where they are not so plain."""
         method, path, route, status, key_id, account_id, outcome, client_ip = kind
         if self._stream is None or not path.isascii() or is_suspect(path):

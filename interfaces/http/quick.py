@@ -99,36 +99,33 @@ class QuickForward:
         answer = self._answer(scope, started)
         if answer is None:
             return False
+        _, row, line, headers = answer
         now, request_id = self._now, self._new_request_id()
         try:
             if self._awaits_commit:
-                waiting = (scope, send, answer, now, started, request_id)
-                self._submit(answer.row, now, request_id, waiting, self._deliver)
+                self._submit(row, now, request_id, (scope, send, answer, now, started, request_id), self._deliver)
                 return True
             if self._queued() > ROWS_BEHIND_MAX:
                 return False
-            self._submit(answer.row, now, request_id, None, nobody_waits)
+            self._submit(row, now, request_id, None, nobody_waits)
         except UnavailableError:
             return False
-        self._send(send, answer, now, started, request_id)
-        return True
-
-    def _send(self, send: SendNow, answer: _Answer, now: datetime, started: float, request_id: str) -> None:
-        start = {"type": START, "status": 200, "headers": [*answer.headers, (b"x-request-id", request_id.encode())]}
-        send(start)
+        send({"type": START, "status": 200, "headers": [*headers, (b"x-request-id", request_id.encode())]})
         send(EMPTY_BODY)
-        self._log_request(answer.line, now, (self._elapsed() - started) * 1000, request_id)
+        self._log_request(line, now, (self._elapsed() - started) * 1000, request_id)
+        return True
 
     def _send_all(self, waiting: Sequence[_Waiting], error: UnavailableError | None) -> None:
         for scope, send, answer, now, started, request_id in waiting:
+            own, line = (b"x-request-id", request_id.encode()), answer.line
             if error is None:
-                self._send(send, answer, now, started, request_id)
-                continue
-            refused = refused_answer(cast("HTTPScope", scope), error, b"")
-            own = (b"x-request-id", request_id.encode())
-            send({"type": START, "status": int(refused.status), "headers": [*refused.headers, own]})
-            send({"type": EMPTY_BODY["type"], "body": refused.body})
-            line = (*answer.line[:3], int(refused.status), *answer.line[4:])
+                send({"type": START, "status": 200, "headers": [*answer.headers, own]})
+                send(EMPTY_BODY)
+            else:
+                refused = refused_answer(cast("HTTPScope", scope), error, b"")
+                line = (*line[:3], int(refused.status), *line[4:])
+                send({"type": START, "status": int(refused.status), "headers": [*refused.headers, own]})
+                send({"type": EMPTY_BODY["type"], "body": refused.body})
             self._log_request(line, now, (self._elapsed() - started) * 1000, request_id)
 
     def _share(self, started: float) -> None:
@@ -141,13 +138,14 @@ class QuickForward:
 
     def _answer(self, scope: HTTPScope, started: float) -> _Answer | None:
         """None for any but the usual question."""
-        given: Any = scope["headers"]
-        headers: dict[bytes, bytes] = dict(given)
-        sent = headers.get(b"authorization")
-        if sent is None:
+        raw: bytes | None = None
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                # As nearly everybody sends it; `credential_of` knows the rest, and two lines of one name.
+                is_usual = raw is None and value[:7] == b"Bearer "
+                raw = value[7:] if is_usual else credential_of(scope) or b""
+        if raw is None:
             return None
-        # As nearly everybody sends it; `credential_of` knows the rest, and two lines of one name.
-        raw = sent[7:] if sent[:7] == b"Bearer " and len(headers) == len(given) else credential_of(scope) or b""
         method, path, peer = scope["method"], scope["path"], scope["client"]
         if self._trusted_proxies:
             client = client_of(scope, self._trusted_proxies)
@@ -159,7 +157,7 @@ class QuickForward:
             return None
         question = (known.key_hash, method, path, client_ip, asked)
         answer = self._answers.get(question)
-        if answer is None or answer.known is not known:
+        if answer is None or answer[0] is not known:
             facts = known.facts
             accepted = Authentication(Verdict.OK, facts, facts.key_id, known.key_hash)
             asked_method, endpoint = asked or (method, path)
