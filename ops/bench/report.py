@@ -91,7 +91,8 @@ def _forward(case: Any) -> str:
     return f"""\
 ## (b) `/auth/forward` against a bare answer
 
-The same granian with the same flags; the bare application does nothing at all.
+The same granian with the same flags; the bare application does nothing at all, in an event loop, which the usual
+question of a proxy does not need (`adr/0021-ahead-of-the-loop.md`).
 
 {sides_table(case["sides"], names)}
 
