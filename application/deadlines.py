@@ -10,8 +10,8 @@ from functools import partial
 
 from application.ledger import Ledger
 from application.ports import Clock, DueKeys, Entropy
+from application.turns import each_its_turn
 from domain.api_key import ApiKey
-from domain.errors import UnavailableError
 from domain.events import Origin
 from domain.ids import KeyId, RequestId
 
@@ -55,41 +55,29 @@ class Deadlines:
     def begin_grace(self) -> int:
         """Starts the grace periods that waited for the successor's first use."""
         by = self._origin("system:rotation")
-        broken: list[Exception] = []
         begun = 0
-        for key_id, first_use in self._due.to_begin_grace(BATCH):
-            begin: Command = partial(ApiKey.begin_grace, first_use=first_use, by=by)
-            begun += self._command(key_id, begin, broken)
-        _raise_first(broken)
+        with each_its_turn() as fenced:
+            for key_id, first_use in self._due.to_begin_grace(BATCH):
+                with fenced(key_id):
+                    begun += self._has_news(key_id, partial(ApiKey.begin_grace, first_use=first_use, by=by))
         return begun
 
     def _origin(self, actor: str) -> Origin:
         return Origin(actor, RequestId.from_entropy(self._entropy.bytes(16)), self._clock.now())
 
     def _sweep(self, due: Callable[[], Sequence[KeyId]], command: Command) -> int:
-        broken: list[Exception] = []
         commanded = 0
-        while batch := due():
-            news = sum(self._command(key_id, command, broken) for key_id in batch)
-            commanded += news
-            if not news:
-                # The view and the aggregates disagree on what is due, or none can be read: not a reason to spin.
-                break
-        _raise_first(broken)
+        with each_its_turn() as fenced:
+            while batch := due():
+                news = 0
+                for key_id in batch:
+                    with fenced(key_id):
+                        news += self._has_news(key_id, command)
+                commanded += news
+                if not news:
+                    # The view and the aggregates disagree on what is due, or none can be read: not a reason to spin.
+                    break
         return commanded
 
-    def _command(self, key_id: KeyId, command: Command, broken: list[Exception]) -> bool:
-        """Whether the key had news; what broke it is added to ``broken``."""
-        try:
-            return self._ledger.change(ApiKey, key_id, command)[1] is not None
-        except UnavailableError:
-            raise
-        except Exception as error:  # noqa: BLE001 - raised by the sweep: one key's fault must not hold up the others
-            error.add_note(f"of {key_id}")
-            broken.append(error)
-            return False
-
-
-def _raise_first(broken: Sequence[Exception]) -> None:
-    if broken:
-        raise broken[0]
+    def _has_news(self, key_id: KeyId, command: Command) -> bool:
+        return self._ledger.change(ApiKey, key_id, command)[1] is not None

@@ -13,13 +13,14 @@ from application.keys import GRACE_DEFAULT, IssuedKey, KeyManagement
 from application.ledger import Ledger
 from application.outbox import Cancelled, Delivered, Failed, Held, Message, MessageId, Outcome
 from application.ports import Clock, Entropy
+from application.turns import each_its_turn
 from application.webhook_delivery import OTHER_URL
 from application.webhook_events import rfc3339
 from application.webhooks import Webhooks
 from domain.access import Feature
 from domain.account import Account
 from domain.api_key import ApiKey, GraceStart, KeyStatus
-from domain.errors import ConflictError, UnavailableError
+from domain.errors import ConflictError
 from domain.events import Origin
 from domain.ids import AccountId, RequestId
 from domain.rotation import Rotation
@@ -88,19 +89,13 @@ class Successors:
         """
         self._is_broken_off = False
         attempts = 0
-        broken: list[Exception] = []
-        for process_id in self._awaited.handovers_due(self._clock.now(), BATCH):
-            if self._is_broken_off:
-                break
-            attempts += 1
-            try:
-                self._hand_over(self._ledger.load(Rotation, process_id))
-            except UnavailableError:
-                raise  # the database is away, for all of them
-            except Exception as error:  # noqa: BLE001 - raised below: one account's fault must not hold up the others
-                broken.append(error)
-        if broken:
-            raise broken[0]
+        with each_its_turn() as fenced:
+            for process_id in self._awaited.handovers_due(self._clock.now(), BATCH):
+                if self._is_broken_off:
+                    break
+                attempts += 1
+                with fenced(process_id):
+                    self._hand_over(self._ledger.load(Rotation, process_id))
         return attempts
 
     def interrupt(self) -> None:

@@ -5,8 +5,7 @@ concurrent settlements, and the watermark moves in the transaction of the event.
 call ``settle`` again.
 """
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
@@ -16,8 +15,8 @@ from eventsourcing.persistence import IntegrityError
 
 from application.ledger import Ledger
 from application.ports import Entropy
+from application.turns import each_its_turn
 from application.usage_ports import AccessRow
-from domain.errors import UnavailableError
 from domain.events import Origin
 from domain.ids import AccountId, KeyId, RequestId, RunId
 from domain.merkle import leaf_hash, root_of
@@ -110,16 +109,14 @@ class Settlement:
         """
         by = Origin(ACTOR, RequestId.from_entropy(self._entropy.bytes(16)), now)
         self._rows.end_windows(now, now + 2 * self._window)
-        broken: list[Exception] = []
         settled = 0
-        for run in self._rows.open_runs():
-            with _fenced(run.run_id, broken):
-                settled += self._settle_run(run, by)
-        for ended in self._rows.end_runs(now - SILENCE):
-            with _fenced(ended.run_id, broken):
-                self._close_run(ended, by)
-        if broken:
-            raise broken[0]
+        with each_its_turn() as fenced:
+            for run in self._rows.open_runs():
+                with fenced(run.run_id):
+                    settled += self._settle_run(run, by)
+            for ended in self._rows.end_runs(now - SILENCE):
+                with fenced(ended.run_id):
+                    self._close_run(ended, by)
         return settled
 
     def _close_run(self, ended: EndedRun, by: Origin) -> None:
@@ -146,18 +143,6 @@ class Settlement:
         except IntegrityError:
             return False  # another settlement was first; what it left is taken the next time
         return True
-
-
-@contextmanager
-def _fenced(run_id: RunId, broken: list[Exception]) -> Generator[None]:
-    """Adds what the block raises to ``broken``, with whose it is, but for UnavailableError."""
-    try:
-        yield
-    except UnavailableError:
-        raise
-    except Exception as error:  # noqa: BLE001 - raised by the settlement: one run's fault must not hold up the others
-        error.add_note(f"of {run_id}")
-        broken.append(error)
 
 
 def _resumed(run: OpenRun, by: Origin) -> UsageRun:

@@ -33,7 +33,6 @@ PAUSE_SECONDS = (0.01, 0.05, 0.1, 0.2, 0.5)
 CLOSE_SECONDS = 5.0
 LOOK_SECONDS = 0.02  # each look is a turn of the interpreter, which the event loop waits for
 STATEMENT_SECONDS = 5.0
-_NO_ROOM = "The access log cannot take the request"
 
 log = structlog.get_logger()
 
@@ -142,8 +141,7 @@ class PostgresAccessLog:
         batch. Rows are told together when their ``deliver`` is equal: make it once, not for each row (two `partial`
         objects are never equal). In buffered mode it comes after the flush, and nobody need wait for it.
         """
-        if not self._takes_rows or self.queued() >= self._queue_rows_max:
-            raise UnavailableError(_NO_ROOM)
+        self._check_room()
         self._queue.put((kind, occurred_at, request_id, waiter, deliver, time.monotonic()))
         if self._has_ended:
             self._refuse([])
@@ -153,8 +151,7 @@ class PostgresAccessLog:
 
         Raises UnavailableError as that does: no more wait than rows may be queued, however long none is written.
         """
-        if not self._takes_rows or self.queued() >= self._queue_rows_max:
-            raise UnavailableError(_NO_ROOM)
+        self._check_room()
         self._onlookers.append((waiter, deliver))
 
     def close(self) -> None:
@@ -165,6 +162,10 @@ class PostgresAccessLog:
             self._closing.set()
             self._queue.put(None)
         self._thread.join()
+
+    def _check_room(self) -> None:
+        if not self._takes_rows or self.queued() >= self._queue_rows_max:
+            raise UnavailableError("The access log cannot take the request")
 
     def _run(self) -> None:
         batch: list[_Queued] = []

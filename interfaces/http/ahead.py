@@ -31,12 +31,12 @@ class Quick(Protocol):
         ...
 
 
-def answer_ahead(quick: Quick) -> bool:
-    """Has this process's server ask ``quick`` first, from the next server on; False when it cannot be made to."""
+def answer_ahead(quick: Quick) -> None:
+    """Has this process's server ask ``quick`` first, from the next server on; says so when it cannot be made to."""
     hand_over = getattr(_futures, HAND_OVER, None)
     if hand_over is None:
         log.warning("no_answers_ahead")
-        return False
+        return
 
     def with_quick(loop: AbstractEventLoop, *rest: Any) -> Callable[[Any], None]:
         hand_to_loop: Callable[[Any], None] = hand_over(loop, *rest)
@@ -53,4 +53,3 @@ def answer_ahead(quick: Quick) -> bool:
         return hand_on
 
     setattr(_futures, HAND_OVER, with_quick)
-    return True

@@ -31,6 +31,7 @@ from interfaces.http.keys import keys_router
 from interfaces.http.methods import on_another_method, telling_methods
 from interfaces.http.metrics import MetricsDoor, metrics_router
 from interfaces.http.notifications import notice_pages_router, notifications_router
+from interfaces.http.query import exact_query
 from interfaces.http.quick import QuickForward
 from interfaces.http.request import TrustedProxies
 from interfaces.http.schema import DESCRIPTION, SECURITY, schema_router
@@ -83,6 +84,7 @@ def create_app(services: HttpServices) -> ASGIApp:
             verify_router(),
         ],
         middleware=[gate],
+        guards=[exact_query],
         dependencies=caller_dependencies(services.gatekeeper.clock),
         security=[{"apiKey": []}],
     )

@@ -18,7 +18,6 @@ from domain.ids import CampaignId, MalformedIdError
 from domain.naming import Name
 from interfaces.http.caller import By, Caller, parsed
 from interfaces.http.paging import LIMIT_DEFAULT, Cursor, GivenCursors, Limit, Pager
-from interfaces.http.query import exact_query
 from interfaces.http.schema import ERRORS
 
 Management = NamedDependency[CampaignManagement]
@@ -119,5 +118,4 @@ def create_campaign(
 
 def campaigns_router() -> Router:
     """The routes of this module."""
-    handlers = [list_campaigns, get_campaign, create_campaign]
-    return Router("/api/campaigns", route_handlers=handlers, guards=[exact_query], tags=["Campaigns"])
+    return Router("/api/campaigns", route_handlers=[list_campaigns, get_campaign, create_campaign], tags=["Campaigns"])

@@ -34,6 +34,9 @@ KINDS_MAX = 10_000
 ROWS_BEHIND_MAX = 2_000
 PATIENCE_SECONDS = 2.0
 
+Deliver = Callable[[Sequence[Any], UnavailableError | None], None]
+"""Told once for a batch of rows: its waiters, and None when they are committed, or why not."""
+
 
 class Brake:
     """Holds the answers of a client network that is over its limit of failed attempts, each for a tenth of a second.
@@ -288,16 +291,20 @@ def _tell_of_grace(held: list[Any], authentication: Authentication) -> None:
         held[0]["headers"] = [*held[0]["headers"], *grace_headers(facts)]
 
 
+def told_in(loop: asyncio.AbstractEventLoop, tell: Deliver) -> Deliver:
+    """Has ``tell`` called in the event loop: one wake-up for a whole batch of waiters, not one for each."""
+
+    def deliver(waiters: Sequence[Any], error: UnavailableError | None) -> None:
+        with suppress(RuntimeError):  # a loop that has closed has no waiters
+            loop.call_soon_threadsafe(tell, waiters, error)
+
+    return deliver
+
+
 @lru_cache(maxsize=8)
-def _deliver_to(loop: asyncio.AbstractEventLoop) -> Callable[[Sequence[Any], UnavailableError | None], None]:
+def _deliver_to(loop: asyncio.AbstractEventLoop) -> Deliver:
     # The same object each time: rows are told of together when they are to be told in the same way.
-    return partial(_deliver, loop)
-
-
-def _deliver(loop: asyncio.AbstractEventLoop, waiters: Sequence[Any], error: UnavailableError | None) -> None:
-    # One wake-up of the event loop for the whole batch, not one for each row. A loop that has closed has no waiters.
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(_resolve, waiters, error)
+    return told_in(loop, _resolve)
 
 
 def _resolve(waiters: Sequence["asyncio.Future[None]"], error: UnavailableError | None) -> None:

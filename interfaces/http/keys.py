@@ -34,7 +34,6 @@ from interfaces.http.key_bodies import (
     note_of,
 )
 from interfaces.http.paging import LIMIT_DEFAULT, Cursor, GivenCursors, Limit, Pager
-from interfaces.http.query import exact_query
 from interfaces.http.schema import ERRORS, OptionalBody
 
 Management = NamedDependency[KeyManagement]
@@ -268,7 +267,7 @@ def keys_router() -> Router:
         create_key, list_keys, get_key, change_key, rotate_key, extend_grace, revoke_key, disable_key, enable_key,
         list_key_events,
     ]  # fmt: skip
-    return Router("/api/keys", route_handlers=handlers, guards=[exact_query], tags=["Keys"])
+    return Router("/api/keys", route_handlers=handlers, tags=["Keys"])
 
 
 def _key_id(text: str) -> KeyId:

@@ -9,7 +9,6 @@ an answer costs; what they have come to stands in ``ops/adr/0018-hot-path.md``, 
 
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -26,7 +25,7 @@ from domain.errors import UnavailableError
 from domain.verdict import Verdict
 from interfaces.http.edge import RequestLine
 from interfaces.http.forward import EMPTY_BODY, PATH, asked_for, identity_headers, is_below, refused_answer
-from interfaces.http.gate import ROWS_BEHIND_MAX, Gatekeeper, nobody_waits
+from interfaces.http.gate import ROWS_BEHIND_MAX, Deliver, Gatekeeper, nobody_waits, told_in
 from interfaces.http.request import TrustedProxies, client_of, credential_of
 
 ANSWERS_MAX = 10_000
@@ -75,16 +74,11 @@ class QuickForward:
         self._share(clock.elapsed())
         self._peer = lru_cache(maxsize=PEERS_MAX)(self._read_peer)
         self._answers: dict[tuple[str, str, str, str | None, Any], _Answer] = {}
-        self._deliver = _nowhere
+        self._deliver: Deliver = nobody_waits
 
     def wake(self, loop: AbstractEventLoop) -> None:
         """The loop in which answers are sent that have waited for their rows' commit."""
-
-        def deliver(waiting: Sequence[_Waiting], error: UnavailableError | None) -> None:
-            with suppress(RuntimeError):  # a loop that has closed has nobody who waits
-                loop.call_soon_threadsafe(self._send_all, waiting, error)
-
-        self._deliver = deliver
+        self._deliver = told_in(loop, self._send_all)
 
     def answer(self, scope: Scope, send: SendNow) -> bool:
         """Whether it is the usual question; it is answered then, or will be when its row is committed.
@@ -117,15 +111,13 @@ class QuickForward:
 
     def _send_all(self, waiting: Sequence[_Waiting], error: UnavailableError | None) -> None:
         for scope, send, answer, now, started, request_id in waiting:
-            own, line = (b"x-request-id", request_id.encode()), answer.line
-            if error is None:
-                send({"type": START, "status": 200, "headers": [*answer.headers, own]})
-                send(EMPTY_BODY)
-            else:
+            status, headers, body, line = 200, answer.headers, EMPTY_BODY, answer.line
+            if error is not None:
                 refused = refused_answer(cast("HTTPScope", scope), error, b"")
-                line = (*line[:3], int(refused.status), *line[4:])
-                send({"type": START, "status": int(refused.status), "headers": [*refused.headers, own]})
-                send({"type": EMPTY_BODY["type"], "body": refused.body})
+                status, headers, body = int(refused.status), refused.headers, EMPTY_BODY | {"body": refused.body}
+                line = (*line[:3], status, *line[4:])
+            send({"type": START, "status": status, "headers": [*headers, (b"x-request-id", request_id.encode())]})
+            send(body)
             self._log_request(line, now, (self._elapsed() - started) * 1000, request_id)
 
     def _share(self, started: float) -> None:
@@ -157,7 +149,7 @@ class QuickForward:
             return None
         question = (known.key_hash, method, path, client_ip, asked)
         answer = self._answers.get(question)
-        if answer is None or answer[0] is not known:
+        if answer is None or answer.known is not known:
             facts = known.facts
             accepted = Authentication(Verdict.OK, facts, facts.key_id, known.key_hash)
             asked_method, endpoint = asked or (method, path)
@@ -173,7 +165,3 @@ class QuickForward:
     def _read_peer(self, text: str) -> tuple[Address | None, str | None]:
         address = parse_address(text)
         return address, self._keeper.address_text(address)
-
-
-def _nowhere(waiting: Sequence[_Waiting], error: UnavailableError | None) -> None:
-    del waiting, error

@@ -37,7 +37,6 @@ from domain.errors import MalformedError, NotFoundError
 from domain.ids import KeyId, MalformedIdError
 from interfaces.http.caller import Caller
 from interfaces.http.paging import LIMIT_DEFAULT, Cursor, GivenCursors, Limit
-from interfaces.http.query import exact_query
 from interfaces.http.schema import ERRORS
 
 Reports = NamedDependency[UsageReports]
@@ -230,7 +229,7 @@ def list_access_logs(  # noqa: PLR0913, PLR0917 - a listing's filters arrive as 
 
 def usage_router() -> Router:
     """The routes of this module."""
-    return Router("/", route_handlers=[get_key_usage, list_access_logs], guards=[exact_query], tags=["Usage"])
+    return Router("/", route_handlers=[get_key_usage, list_access_logs], tags=["Usage"])
 
 
 def csv_safe(value: object) -> str:

@@ -23,7 +23,6 @@ from domain.ids import MalformedIdError, WebhookEndpointId
 from domain.webhook_endpoint import Subscriptions
 from interfaces.http.caller import By, Caller, parsed
 from interfaces.http.paging import LIMIT_DEFAULT, Cursor, GivenCursors, Limit, Pager
-from interfaces.http.query import exact_query
 from interfaces.http.schema import ERRORS, OptionalBody
 from interfaces.http.webhook_bodies import (
     ChangeWebhook,
@@ -202,7 +201,7 @@ def webhooks_router() -> Router:
         create_webhook, list_webhooks, get_webhook, change_webhook, delete_webhook, rotate_webhook_secret,
         list_deliveries, retry_delivery, test_webhook,
     ]  # fmt: skip
-    return Router("/api/webhooks", route_handlers=handlers, guards=[exact_query], tags=["Webhooks"])
+    return Router("/api/webhooks", route_handlers=handlers, tags=["Webhooks"])
 
 
 def change_of(asked: ChangeWebhook) -> EndpointChange:
