@@ -25,11 +25,12 @@ from application.ports import (
 from application.usage_ports import KeyUsage, UsageStats
 from domain.access import Networks, Scopes
 from domain.account import ROTATION_DUE_DAYS
-from domain.api_key import ApiKey, GraceStart, KeyStatus, RevocationReason, revoked_since, status_of
+from domain.api_key import ApiKey, GraceStart, RevocationReason
 from domain.credential import Environment, Secret, mint_key
 from domain.errors import ConflictError, InvalidError, NotFoundError
 from domain.events import Aggregate, Origin
 from domain.ids import AccountId, KeyId
+from domain.key_status import KeyStatus, revoked_since, status_of
 from domain.naming import Name, Note
 
 UNKNOWN_KEY = "No such API key"

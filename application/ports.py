@@ -7,10 +7,10 @@ from typing import Protocol
 
 from application.usage_ports import KeyUsage
 from domain.account import ROTATION_DUE_DAYS
-from domain.api_key import KeyStatus
 from domain.attempt_limit import Decision
 from domain.credential import Environment
 from domain.ids import AccountId, CampaignId, KeyId
+from domain.key_status import KeyStatus
 from domain.notices import NoticeKind
 from domain.verdict import KeyFacts
 

@@ -7,7 +7,7 @@ from application.ledger import Ledger
 from application.usage_ports import UsageStats
 from application.workflow_ports import UsedSuccessors
 from domain.account import Account
-from domain.api_key import ApiKey, KeyStatus
+from domain.api_key import ApiKey
 from domain.api_key_events import (
     Disabled,
     Enabled,
@@ -21,6 +21,7 @@ from domain.api_key_events import (
 )
 from domain.events import Aggregate, Event, Origin
 from domain.ids import KeyId, RotationId
+from domain.key_status import KeyStatus
 from domain.rotation import Retire, Rotation, Traffic, Withdraw
 from domain.workflow import RETRIES, Process
 

@@ -19,10 +19,11 @@ from application.webhook_events import rfc3339
 from application.webhooks import Webhooks
 from domain.access import Feature
 from domain.account import Account
-from domain.api_key import ApiKey, GraceStart, KeyStatus
+from domain.api_key import ApiKey, GraceStart
 from domain.errors import ConflictError
 from domain.events import Origin
 from domain.ids import AccountId, RequestId
+from domain.key_status import KeyStatus
 from domain.rotation import Rotation
 from domain.rotation_events import HANDOVER_ACTOR
 from domain.workflow import ProcessState

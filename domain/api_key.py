@@ -7,7 +7,7 @@ grace) holds from that instant; the event that records it follows.
 
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Protocol, Self
+from typing import Self
 
 from domain.access import Networks, Scopes
 from domain.account import ROTATION_DUE_DAYS
@@ -38,22 +38,12 @@ from domain.errors import ConflictError
 from domain.events import Aggregate, Origin
 from domain.foreign_key import ForeignHash
 from domain.ids import AccountId, KeyId
+from domain.key_status import KeyStatus, status_of
 from domain.naming import Name, Note
 
 ROTATION_DUE_AFTER = timedelta(days=ROTATION_DUE_DAYS)
 SAID_AGAIN_AFTER = timedelta(days=1)
 EXPIRY_ANNOUNCED_BEFORE = (timedelta(days=7), timedelta(days=1))
-
-
-class KeyStatus(StrEnum):
-    """What a listing shows; the first that holds, in the order of ``status_of``."""
-
-    ACTIVE = "active"
-    ROTATION_DUE = "rotation_due"
-    ROTATING = "rotating"
-    DISABLED = "disabled"
-    REVOKED = "revoked"
-    EXPIRED = "expired"
 
 
 class RevocationReason(StrEnum):
@@ -70,46 +60,6 @@ class GraceStart(StrEnum):
 
     NOW = "now"
     FIRST_USE = "first_use"
-
-
-class Lifetimes(Protocol):
-    """What a key's status follows from; an aggregate has it, and so has a row of a listing."""
-
-    @property
-    def revoked_at(self) -> datetime | None: ...  # noqa: D102 - as the fields of Created and Revoked
-    @property
-    def retires_at(self) -> datetime | None: ...  # noqa: D102
-    @property
-    def expires_at(self) -> datetime | None: ...  # noqa: D102
-    @property
-    def disabled(self) -> bool: ...  # noqa: D102
-    @property
-    def replaced_by(self) -> KeyId | None: ...  # noqa: D102
-    @property
-    def rotation_due_at(self) -> datetime: ...  # noqa: D102
-
-
-def status_of(key: Lifetimes, now: datetime) -> KeyStatus:
-    """The key's status at ``now``: the first that holds, from the end of its life to the beginning."""
-    if key.revoked_at is not None or (key.retires_at is not None and now >= key.retires_at):
-        return KeyStatus.REVOKED
-    if key.expires_at is not None and now >= key.expires_at:
-        return KeyStatus.EXPIRED
-    if key.disabled:
-        return KeyStatus.DISABLED
-    if key.replaced_by is not None:
-        return KeyStatus.ROTATING
-    return KeyStatus.ROTATION_DUE if now >= key.rotation_due_at else KeyStatus.ACTIVE
-
-
-def revoked_since(key: Lifetimes, now: datetime) -> datetime | None:
-    """Since when the key is revoked; None: it is not.
-
-    One that its rotation retired, since the end of its grace period, whenever that was put on record.
-    """
-    if key.retires_at is not None and key.retires_at <= (key.revoked_at or now):
-        return key.retires_at
-    return key.revoked_at
 
 
 class KeyStateError(ConflictError):

@@ -15,9 +15,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self
 
-from domain.api_key import ApiKey, KeyStatus, RevocationReason, revoked_since
+from domain.api_key import ApiKey, RevocationReason
 from domain.events import Origin
 from domain.ids import AccountId, KeyId, RotationId
+from domain.key_status import KeyStatus, revoked_since
 from domain.rotation_events import (
     FIRST_REMINDERS,
     REMINDER_EVERY_DAYS,

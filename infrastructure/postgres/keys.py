@@ -14,10 +14,10 @@ from application.ports import KeyView, StoredKey
 from application.usage_ports import KeyUsage
 from domain import api_key_events as events
 from domain.access import Networks, Plan, Scopes
-from domain.api_key import KeyStatus
 from domain.credential import Environment
 from domain.events import Event
 from domain.ids import AccountId, KeyId
+from domain.key_status import KeyStatus
 from domain.verdict import KeyFacts
 from infrastructure.postgres.pool import Database
 

@@ -10,8 +10,9 @@ from importlib import import_module
 from typing import Any, Final, NoReturn, TypeAlias
 
 from domain.access import Plan
-from domain.api_key import GraceStart, KeyStatus, RevocationReason
+from domain.api_key import GraceStart, RevocationReason
 from domain.credential import Environment
+from domain.key_status import KeyStatus
 from domain.notices import MUTABLE
 from domain.webhook_endpoint import EventType
 from domain.workflow import ProcessState

@@ -8,9 +8,9 @@ import msgspec
 
 from application.keys import IssuedKey, KeyChange, ManagedKey, NewKey
 from domain.access import Networks, Scopes
-from domain.api_key import KeyStatus
 from domain.credential import Environment
 from domain.errors import InvalidError
+from domain.key_status import KeyStatus
 from domain.naming import Name
 from interfaces.cli.exits import Exit
 from interfaces.cli.paging import limit_of, show_page

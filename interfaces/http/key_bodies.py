@@ -9,8 +9,9 @@ from msgspec import UNSET, Meta, UnsetType
 from application.keys import GRACE_DEFAULT, GRACE_MAX, ManagedKey
 from application.ports import Freshness, HistoryEntry
 from domain.account import ROTATION_DUE_DAYS_MAX
-from domain.api_key import GraceStart, KeyStatus, RevocationReason
+from domain.api_key import GraceStart, RevocationReason
 from domain.credential import Environment
+from domain.key_status import KeyStatus
 from domain.naming import Note
 from interfaces.http.caller import parsed
 

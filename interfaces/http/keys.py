@@ -11,10 +11,10 @@ from msgspec import UNSET
 from application.authentication import Need
 from application.keys import IssuedKey, KeyChange, KeyManagement, NewKey
 from domain.access import Feature, Networks, Scope, Scopes
-from domain.api_key import KeyStatus
 from domain.credential import Environment
 from domain.errors import ForbiddenError, NotFoundError
 from domain.ids import KeyId, MalformedIdError
+from domain.key_status import KeyStatus
 from domain.naming import Name
 from domain.verdict import KeyFacts
 from interfaces.http.caller import By, Caller, parsed

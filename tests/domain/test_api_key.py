@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from domain.access import Networks, Scopes
-from domain.api_key import ApiKey, GraceStart, KeyStateError, KeyStatus, RevocationReason, revoked_since
+from domain.api_key import ApiKey, GraceStart, KeyStateError, RevocationReason
 from domain.api_key_events import (
     Created,
     Disabled,
@@ -21,6 +21,7 @@ from domain.api_key_events import (
 )
 from domain.errors import ConflictError
 from domain.events import Event, Origin
+from domain.key_status import KeyStatus, revoked_since
 from domain.naming import Name, Note
 from tests.kit.builders import NOON, a_key, key_id, origin
 

@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from domain.api_key import KeyStatus
 from domain.api_key_events import Imported
 from domain.foreign_key import BCRYPT, PREFIX_CHARACTERS_MAX, Algorithm, ForeignHash, parse_prefix, sha256_verifier
+from domain.key_status import KeyStatus
 from domain.naming import Name
 from tests.kit.builders import NOON, an_imported_key, origin
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from domain.api_key import ApiKey, GraceStart, KeyStatus, RevocationReason
+from domain.api_key import ApiKey, GraceStart, RevocationReason
 from domain.ids import WebhookEndpointId
+from domain.key_status import KeyStatus
 from domain.rotation import LOST_AFTER, Retire, Rotation, Traffic, Withdraw
 from domain.rotation_events import newest_reminder
 from domain.workflow import ProcessState, Scheduled

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from application.ledger import Ledger
 from domain.access import Networks, Scopes
-from domain.api_key import ApiKey, GraceStart, KeyStateError, KeyStatus, RevocationReason, status_of
+from domain.api_key import ApiKey, GraceStart, KeyStateError, RevocationReason
+from domain.key_status import KeyStatus, status_of
 from domain.naming import Name
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
 from infrastructure.postgres.accounts import AccountsView

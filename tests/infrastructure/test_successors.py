@@ -10,8 +10,9 @@ import pytest
 
 from application.outbox import Message, Outcome
 from application.webhooks import EndpointChange
-from domain.api_key import ApiKey, GraceStart, KeyStatus
+from domain.api_key import ApiKey, GraceStart
 from domain.destination import WebhookUrl
+from domain.key_status import KeyStatus
 from domain.rotation import LOST_AFTER
 from domain.webhook_endpoint import Subscriptions
 from interfaces.bootstrap.background import jobs

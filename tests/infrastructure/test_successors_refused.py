@@ -15,9 +15,10 @@ from application.webhooks import EndpointChange
 from application.workflow import WorkflowManagement
 from domain.access import Plan
 from domain.account import Handover
-from domain.api_key import ApiKey, KeyStatus, RevocationReason
+from domain.api_key import ApiKey, RevocationReason
 from domain.destination import WebhookUrl
 from domain.ids import RotationId
+from domain.key_status import KeyStatus
 from interfaces.bootstrap.background import jobs
 from interfaces.bootstrap.workflow import successors
 from tests.kit.http_server import Back, HttpServer, QuickVerifiers, serving

@@ -10,8 +10,9 @@ import structlog
 from application.ledger import Ledger
 from application.rotation import RotationWorkflow
 from application.workflow import WorkflowManagement
-from domain.api_key import ApiKey, GraceStart, KeyStatus, RevocationReason
+from domain.api_key import ApiKey, GraceStart, RevocationReason
 from domain.events import Aggregate, Origin
+from domain.key_status import KeyStatus
 from domain.rotation import Rotation
 from domain.workflow import RETRIES, Process, ProcessState
 from infrastructure.postgres.pool import Database

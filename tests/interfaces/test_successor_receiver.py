@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from domain.api_key import ApiKey, KeyStatus
+from domain.api_key import ApiKey
+from domain.key_status import KeyStatus
 from tests.kit.hosts import hosting
 from tests.kit.http import Client
 from tests.kit.http_answers import HOST
