@@ -31,7 +31,7 @@ from interfaces.http.keys import keys_router
 from interfaces.http.methods import on_another_method, telling_methods
 from interfaces.http.metrics import MetricsDoor, metrics_router
 from interfaces.http.notifications import notice_pages_router, notifications_router
-from interfaces.http.query import exact_query
+from interfaces.http.query import ExactQuery
 from interfaces.http.quick import QuickForward
 from interfaces.http.request import TrustedProxies
 from interfaces.http.schema import DESCRIPTION, SECURITY, schema_router
@@ -83,8 +83,7 @@ def create_app(services: HttpServices) -> ASGIApp:
             webhooks_router(),
             verify_router(),
         ],
-        middleware=[gate],
-        guards=[exact_query],
+        middleware=[gate, ExactQuery],
         dependencies=caller_dependencies(services.gatekeeper.clock),
         security=[{"apiKey": []}],
     )

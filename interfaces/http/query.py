@@ -11,23 +11,36 @@ from typing import Any
 import msgspec
 from litestar.connection import ASGIConnection
 from litestar.enums import ParamType
-from litestar.handlers import BaseRouteHandler
 from litestar.params import ParameterKwarg
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from domain.errors import FieldProblem, InvalidError
+from interfaces.http.errors import render
 
 _NUMBER = re.compile("-?[0-9]+")
 
 
-def exact_query(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    """A guard: InvalidError that names each query parameter whose text is not one of its type."""
-    problems = list(_problems(connection, handler)) if connection.scope["query_string"] else []
-    if problems:
-        raise InvalidError(problems)
+class ExactQuery:
+    """ASGI middleware of the protected routers: the 422 that names each parameter whose text is not one of its type.
+
+    No guard of Litestar: it copies the handler for each request that it guards, some 20 µs, query or not.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request to a protected route, with a key that may make it."""
+        if scope["query_string"]:
+            problems = list(_problems(ASGIConnection(scope)))
+            if problems:
+                await render(InvalidError(problems), token_sent=True)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
-def _problems(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> Iterator[FieldProblem]:
-    for argument, field in handler.parsed_fn_signature.parameters.items():
+def _problems(connection: ASGIConnection[Any, Any, Any, Any]) -> Iterator[FieldProblem]:
+    for argument, field in connection.route_handler.parsed_fn_signature.parameters.items():
         declared = field.kwarg_definition
         if not isinstance(declared, ParameterKwarg) or declared.param_type is not ParamType.QUERY:
             continue
