@@ -5,7 +5,7 @@ concurrent settlements, and the watermark moves in the transaction of the event.
 call ``settle`` again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
@@ -16,7 +16,6 @@ from eventsourcing.persistence import IntegrityError
 from application.ledger import Ledger
 from application.ports import Entropy
 from application.turns import each_its_turn
-from application.usage_ports import AccessRow
 from domain.events import Origin
 from domain.ids import AccountId, KeyId, RequestId, RunId
 from domain.merkle import leaf_hash, root_of
@@ -30,15 +29,24 @@ _json = msgspec.json.Encoder(enc_hook=str)
 
 
 class LoggedRow(NamedTuple):
-    """A row as the log holds it: its number in the run, the 16 random bytes that hide it in the root, its fields.
+    """A row as the log holds it: its number in the run, the 16 random bytes that hide it in the root, its `AccessRow`.
 
-    ``owner`` is the account of the key that it names, None when there is no such key.
+    Its fields are written out, since one object within another would cost a settled row a tenth of its time.
     """
 
     seq: int
     salt: bytes
-    row: AccessRow
-    owner: AccountId | None
+    occurred_at: datetime
+    method: str
+    endpoint: str
+    status: int
+    outcome: str
+    accepted: bool
+    key_id: KeyId | None
+    account_id: AccountId | None
+    key_hash: str | None
+    client_ip: str | None
+    request_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,10 @@ class SettlementRows(Protocol):
 
     def rows(self, run_id: RunId, after: int, through: int) -> Sequence[LoggedRow]:
         """The run's committed rows with ``after`` < number ≤ ``through``, in order."""
+        ...
+
+    def owners(self, key_ids: Iterable[KeyId]) -> Mapping[KeyId, AccountId]:
+        """The accounts of those of these keys that exist."""
         ...
 
     def end_runs(self, silent_since: datetime) -> Sequence[EndedRun]:
@@ -129,7 +141,9 @@ class Settlement:
         run = _resumed(open_run, by)
         rows = 0
         for through in open_run.windows:
-            parts = list(add_up(open_run.run_id, self._rows.rows(open_run.run_id, run.settled_through, through)))
+            logged = self._rows.rows(open_run.run_id, run.settled_through, through)
+            owners = self._rows.owners({row.key_id for row in logged if row.key_id is not None})
+            parts = list(add_up(open_run.run_id, logged, owners))
             for part in parts:
                 run.settle(part, by=by)
             if not self._append(run):
@@ -158,27 +172,27 @@ def row_leaves(run_id: RunId, rows: Sequence[LoggedRow]) -> list[bytes]:
     key id, account id, key hash, client address, request id.
     """
     run = str(run_id)
-    lines = _json.encode_lines(
-        [
-            (run, seq, row.occurred_at.astimezone(UTC), row.method, row.endpoint, row.status, row.outcome, row.accepted,
-             row.key_id, row.account_id, row.key_hash, row.client_ip, row.request_id)
-            for seq, _, row, _ in rows
-        ]
-    )  # fmt: skip
+    lines = _json.encode_lines([(run, row[0], row[2].astimezone(UTC), *row[3:]) for row in rows])
     # Together, as that takes half of the time; a line break within a text is written as an escape.
-    return [leaf_hash(logged.salt + line) for logged, line in zip(rows, lines.split(b"\n"), strict=False)]
+    return [leaf_hash(row[1] + line) for row, line in zip(rows, lines.split(b"\n"), strict=False)]
 
 
-def add_up(run_id: RunId, rows: Sequence[LoggedRow]) -> Iterator[SettledRows]:
-    """The rows of one window as the fewest settlements that hold at most 1,000 keys each; none for no rows."""
+def add_up(run_id: RunId, rows: Sequence[LoggedRow], owners: Mapping[KeyId, AccountId]) -> Iterator[SettledRows]:
+    """The rows of one window as the fewest settlements that hold at most 1,000 keys each; none for no rows.
+
+    ``owners``: the accounts of the keys that they name; one that is missing does not exist.
+    """
     first = 0
     tallies: dict[KeyId, _Tally] = {}
-    for place, (_, _, row, owner) in enumerate(rows):
+    for place, row in enumerate(rows):
         key_id = row.key_id
-        if owner is None or key_id is None:
-            continue  # no such key: it must not get totals, which are kept for ever
+        if key_id is None:
+            continue
         tally = tallies.get(key_id)
         if tally is None:
+            owner = owners.get(key_id)
+            if owner is None:
+                continue  # no such key: it must not get totals, which are kept for ever
             if len(tallies) == KEYS_MAX:
                 yield _settled(run_id, rows[first:place], tallies)
                 first, tallies = place, {}
@@ -199,7 +213,7 @@ class _Tally:
 
 
 def _settled(run_id: RunId, rows: Sequence[LoggedRow], tallies: Mapping[KeyId, _Tally]) -> SettledRows:
-    times = [row.occurred_at for _, _, row, _ in rows]
+    times = [row.occurred_at for row in rows]
     return SettledRows(
         first_row=rows[0].seq,
         last_row=rows[-1].seq,

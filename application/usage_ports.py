@@ -30,8 +30,7 @@ class AccessKind(NamedTuple):
 class AccessRow(NamedTuple):
     """One request to a protected route, as the access log keeps it: no body, no query, no credential.
 
-    Its fields between the time and the id are those of `AccessKind`, written out: a NamedTuple takes none over, and one
-    within the other would cost each settled row an object more.
+    Its fields between the time and the id are those of `AccessKind`, written out: a NamedTuple takes none over.
     """
 
     occurred_at: datetime

@@ -1,15 +1,15 @@
 """Usage on PostgreSQL: the totals that move with each event, the history behind them, and the rows not yet settled."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from psycopg import Cursor
 from psycopg.rows import TupleRow
 
 from application.usage import EndedRun, LoggedRow, OpenRun
-from application.usage_ports import AccessRow, KeyUsage, UseWindow
+from application.usage_ports import KeyUsage, UseWindow
 from domain.events import Event
-from domain.ids import KeyId, RunId
+from domain.ids import AccountId, KeyId, RunId
 from domain.usage import Closed, KeysUsed, KeyUses, Started
 from infrastructure.postgres.pool import Database
 
@@ -179,12 +179,11 @@ class PostgresSettlementRows:
         ORDER BY w.run_id
     """
     ROWS = """
-        SELECT l.seq, l.salt, l.occurred_at, l.method, l.endpoint, l.status, l.outcome, l.accepted, l.key_id,
-               l.account_id, l.key_hash, l.client_ip, l.request_id, k.account_id
-        FROM usage.access_log AS l LEFT JOIN views.keys AS k ON k.key_id = l.key_id
-        WHERE l.run_id = %(run_id)s AND l.seq > %(after)s AND l.seq <= %(through)s
-        ORDER BY l.seq
+        SELECT seq, salt, occurred_at, method, endpoint, status, outcome, accepted, key_id, account_id, key_hash,
+               client_ip, request_id
+        FROM usage.access_log WHERE run_id = %(run_id)s AND seq > %(after)s AND seq <= %(through)s ORDER BY seq
     """
+    OWNERS = "SELECT key_id, account_id FROM views.keys WHERE key_id = ANY(%(key_ids)s)"
     END_RUNS = """
         DELETE FROM usage.writers AS w
         WHERE w.last_seen_at < %(silent_since)s
@@ -221,7 +220,13 @@ class PostgresSettlementRows:
                 self.ROWS, {"run_id": run_id, "after": after, "through": through}, binary=True
             ).fetchall()
         # The ids stay plain text: only text and equality are asked of them, and a class for each costs 3 µs a row.
-        return [LoggedRow(row[0], row[1], AccessRow._make(row[2:-1]), row[-1]) for row in rows]
+        return list(map(LoggedRow._make, rows))
+
+    def owners(self, key_ids: Iterable[KeyId]) -> dict[KeyId, AccountId]:
+        """The accounts of those of these keys that exist."""
+        with self._database.cursor() as cursor:
+            rows = cursor.execute(self.OWNERS, {"key_ids": list(key_ids)}).fetchall()
+        return {KeyId(key_id): AccountId(account_id) for key_id, account_id in rows}
 
     def end_runs(self, silent_since: datetime) -> Sequence[EndedRun]:
         """Ends the runs that have been silent since then and are settled; answers those whose stream is not closed."""

@@ -1,6 +1,6 @@
 """Settlement: rows in, events out; each row once, at most a thousand keys an event, and a root over the rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -12,18 +12,20 @@ from hypothesis import strategies as st
 
 from application.ledger import Ledger
 from application.usage import ACTOR, EndedRun, LoggedRow, OpenRun, Settlement, row_leaves
-from application.usage_ports import AccessRow
-from domain.ids import KeyId, RunId
+from domain.ids import AccountId, KeyId, RunId
 from domain.merkle import MerkleTree, inclusion_is_proven, leaf_hash
 from domain.usage import Closed, KeysUsed, Started, UsageRun
 from tests.kit.builders import NOON, CountingEntropy, account_id, entropy, key_id, origin
 
 RUN, BROKEN = RunId.from_entropy(entropy(1)), RunId.from_entropy(entropy(2))
 WINDOW = timedelta(seconds=10)
+UNKNOWN = key_id(9999)
 
 
-def a_row(seq: int, *, key: KeyId | None = None, accepted: bool = True, exists: bool = True) -> LoggedRow:
-    row = AccessRow(
+def a_row(seq: int, *, key: KeyId | None = None, accepted: bool = True) -> LoggedRow:
+    return LoggedRow(
+        seq=seq,
+        salt=bytes([seq % 256]) * 16,
         occurred_at=NOON + timedelta(seconds=seq),
         method="GET",
         endpoint="/api/campaigns",
@@ -36,7 +38,6 @@ def a_row(seq: int, *, key: KeyId | None = None, accepted: bool = True, exists: 
         client_ip="203.0.113.7",
         request_id=f"req_{seq:022d}",
     )
-    return LoggedRow(seq, bytes([seq % 256]) * 16, row, account_id() if key is not None and exists else None)
 
 
 @dataclass(slots=True)
@@ -62,6 +63,10 @@ class Rows:
         """Its rows."""
         assert run_id == RUN
         return [logged for logged in self.logged if after < logged.seq <= through]
+
+    def owners(self, key_ids: Iterable[KeyId]) -> dict[KeyId, AccountId]:
+        """One account has them all, but for the one that does not exist."""
+        return {each: account_id() for each in key_ids if each != UNKNOWN}
 
     def end_runs(self, silent_since: datetime) -> Sequence[EndedRun]:
         """What the test says."""
@@ -93,7 +98,7 @@ def test_a_window_becomes_one_event_with_each_keys_counts(ledger: Ledger) -> Non
             a_row(4, key=first),
             a_row(5, key=second, accepted=False),
             a_row(6),
-            a_row(7, key=key_id(9), exists=False),
+            a_row(7, key=UNKNOWN),
         ],
         windows=(7,),
     )
@@ -140,7 +145,7 @@ def test_a_row_is_encoded_as_documented() -> None:
 def test_a_row_has_the_same_leaf_whatever_stands_beside_it(endpoints: list[str]) -> None:
     """Rows are encoded together, and none of their text ends one."""
     logged = [a_row(seq) for seq in range(len(endpoints))]
-    logged = [each._replace(row=each.row._replace(endpoint=text)) for each, text in zip(logged, endpoints, strict=True)]
+    logged = [each._replace(endpoint=text) for each, text in zip(logged, endpoints, strict=True)]
     assert row_leaves(RUN, logged) == [leaf for each in logged for leaf in row_leaves(RUN, [each])]
     assert len(set(row_leaves(RUN, logged))) == len(logged)
 

@@ -254,6 +254,14 @@ def test_events_cover_each_row_once_and_their_roots_verify(service: Service) -> 
         assert tree.root().hex() == event.details_root
 
 
+def test_who_names_a_key_that_does_not_exist_makes_no_totals(service: Service) -> None:
+    """Totals are kept for ever, and whoever guesses ids could fill them; the row itself is settled as any other."""
+    (key,) = service.keys(1)
+    write(service.open_log(), [a_row(key), a_row(ENTROPY.new(KeyId), accepted=False), a_row(key, accepted=False)])
+    assert service.settle() == 3
+    assert service.rows("SELECT key_id, requests, failed_attempts FROM usage.totals") == [(str(key), 1, 1)]
+
+
 def test_settlements_at_the_same_time_settle_once(service: Service) -> None:
     """Whoever appends first has settled; the others find the watermark moved."""
     (key,) = service.keys(1)
