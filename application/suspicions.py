@@ -1,12 +1,14 @@
 """What refused attempts say about keys: one that is attacked, and one that is still presented after its end.
 
-Level-triggered like every sweep; each fact goes on record at most once a day for a key.
+Level-triggered like every sweep; each fact goes on record at most once a day for a key. What breaks one key's is raised
+once all had their turn.
 """
 
 from datetime import timedelta
 
 from application.ledger import Ledger
 from application.ports import Clock, Entropy
+from application.turns import each_its_turn
 from application.usage_ports import RefusedAttempts
 from domain.api_key import ApiKey
 from domain.events import Origin
@@ -37,28 +39,32 @@ class Suspicions:
         by = self._origin()
         since = by.at - LOOK_BACK
         noted = 0
-        for key_id, attempts in self._refused.attacked(since, self._attack_threshold, BATCH):
-            _, position = self._ledger.change(
-                ApiKey,
-                key_id,
-                lambda key, attempts=attempts: key.note_attack(failed_attempts=attempts, since=since, by=by),
-            )
-            noted += position is not None
+        with each_its_turn() as fenced:
+            for key_id, attempts in self._refused.attacked(since, self._attack_threshold, BATCH):
+                with fenced(key_id):
+                    _, position = self._ledger.change(
+                        ApiKey,
+                        key_id,
+                        lambda key, attempts=attempts: key.note_attack(failed_attempts=attempts, since=since, by=by),
+                    )
+                    noted += position is not None
         return noted
 
     def note_presented_after_end(self) -> int:
         """Records the revoked and expired keys that were presented in the last ten minutes."""
         by = self._origin()
         noted = 0
-        for key_id, attempts, last_at in self._refused.presented_after_end(by.at - LOOK_BACK, BATCH):
-            _, position = self._ledger.change(
-                ApiKey,
-                key_id,
-                lambda key, attempts=attempts, last_at=last_at: key.note_presented_after_end(
-                    attempts=attempts, last_at=last_at, by=by
-                ),
-            )
-            noted += position is not None
+        with each_its_turn() as fenced:
+            for key_id, attempts, last_at in self._refused.presented_after_end(by.at - LOOK_BACK, BATCH):
+                with fenced(key_id):
+                    _, position = self._ledger.change(
+                        ApiKey,
+                        key_id,
+                        lambda key, attempts=attempts, last_at=last_at: key.note_presented_after_end(
+                            attempts=attempts, last_at=last_at, by=by
+                        ),
+                    )
+                    noted += position is not None
         return noted
 
     def _origin(self) -> Origin:

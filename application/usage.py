@@ -23,6 +23,8 @@ from domain.usage import KEYS_MAX, KeyUses, SettledRows, UsageRun
 
 ACTOR = "system:settlement"
 SILENCE = timedelta(seconds=60)
+WINDOW_ROWS_MAX = 20_000
+"""`usage.write_batch` ends a window there."""
 
 # Ids are subclasses of str, which the encoder does not take as they are.
 _json = msgspec.json.Encoder(enc_hook=str)
@@ -88,8 +90,8 @@ class SettlementRows(Protocol):
         """The runs that have ended windows to settle."""
         ...
 
-    def rows(self, run_id: RunId, after: int, through: int) -> Sequence[LoggedRow]:
-        """The run's committed rows with ``after`` < number ≤ ``through``, in order."""
+    def rows(self, run_id: RunId, after: int, through: int, limit: int) -> Sequence[LoggedRow]:
+        """The run's committed rows with ``after`` < number ≤ ``through``, in order, the first ``limit`` of them."""
         ...
 
     def owners(self, key_ids: Iterable[KeyId]) -> Mapping[KeyId, AccountId]:
@@ -141,14 +143,18 @@ class Settlement:
         run = _resumed(open_run, by)
         rows = 0
         for through in open_run.windows:
-            logged = self._rows.rows(open_run.run_id, run.settled_through, through)
-            owners = self._rows.owners({row.key_id for row in logged if row.key_id is not None})
-            parts = list(add_up(open_run.run_id, logged, owners))
-            for part in parts:
-                run.settle(part, by=by)
-            if not self._append(run):
-                break
-            rows += sum(part.rows for part in parts)
+            is_whole = False
+            while not is_whole:
+                # Windows whose rows name no key are not told apart from the one before them. That one is whole within
+                # the first portion, and of what follows it nothing is counted in `usage.live`.
+                logged = self._rows.rows(open_run.run_id, run.settled_through, through, WINDOW_ROWS_MAX)
+                is_whole = len(logged) < WINDOW_ROWS_MAX
+                owners = self._rows.owners({row.key_id for row in logged if row.key_id is not None})
+                for part in add_up(open_run.run_id, logged, owners):
+                    run.settle(part, by=by)
+                if not self._append(run):
+                    return rows
+                rows += len(logged)
         return rows
 
     def _append(self, run: UsageRun) -> bool:

@@ -253,6 +253,8 @@ class EmbeddedPostgres:
             "hba_file": hba,
             "ident_file": ident,
             "max_connections": 200,
+            # A statement over all days of a log of ten years locks some 18,000 tables and indexes.
+            "max_locks_per_transaction": 256,
             "shared_buffers": f"{_shared_buffers_mb()}MB",
             "timezone": "UTC",
             "log_timezone": "UTC",

@@ -144,8 +144,7 @@ class Rebuilder:
         Appends wait meanwhile (it holds their lock), and so do tailers; readers do not.
         """
         replayed = 0
-        with self._database.transaction() as cursor:
-            cursor.execute("SET LOCAL statement_timeout = 0")
+        with self._database.unhurried_transaction() as cursor:
             for name in self._following:
                 cursor.execute(Tailer.START, {"view": name})
             cursor.execute(self.LOCK_POSITIONS, {"views": self._following})

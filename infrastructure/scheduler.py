@@ -21,7 +21,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from domain.errors import UnavailableError
 from infrastructure.postgres.freshness import elapsed
-from infrastructure.postgres.pool import TidyConnection
+from infrastructure.postgres.pool import PatientConnection
 from infrastructure.system import SystemClock
 
 HEARTBEAT = timedelta(seconds=1)
@@ -207,9 +207,11 @@ class Leader:
             stop.wait(HEARTBEAT.total_seconds())
 
     def _stand(self, stop: Flag) -> None:
-        with TidyConnection.connect(
+        with PatientConnection.connect(
             self._conninfo, autocommit=True, connect_timeout=5, application_name="keyledger leader"
         ) as connection:
+            # The server gives a heartbeat up before; one that stands still keeps nobody a leader whom it does not hear.
+            connection.patience_seconds = SILENCE.total_seconds() + 1
             connection.execute(self.CONFIGURE, {"silence": f"{int(SILENCE.total_seconds())}s"})
             row = connection.execute(self.TRY_LOCK).fetchone()
             if row is None or not row[0]:

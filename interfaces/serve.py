@@ -156,9 +156,10 @@ def serve(settings: Settings) -> int:
 def _environment(settings: Settings, conninfo: str) -> dict[str, str]:
     environment = dict(os.environ)  # noqa: TID251 - handed on to our own processes, not read
     if settings.database_url is None:
-        # They use the cluster that this process holds, and the secrets beside it.
+        # They use the cluster that this process holds, and the secrets beside it where none were given.
         environment["KEYLEDGER_DATABASE_URL"] = conninfo
-        environment.setdefault("KEYLEDGER_SECRET_KEYS_FILE", str(secret_file(settings)))
+        if not settings.secret_keys:
+            environment["KEYLEDGER_SECRET_KEYS_FILE"] = str(secret_file(settings))
     environment["KEYLEDGER_LOG_FORMAT"] = settings.log_format
     environment["KEYLEDGER_SUPERVISOR"] = str(os.getpid())
     return environment

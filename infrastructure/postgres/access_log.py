@@ -226,9 +226,9 @@ class PostgresAccessLog:
                 if time.monotonic() >= give_up_at:
                     self._give_up(batch, _reason(error))
                     return
+                if isinstance(error, psycopg.errors.CheckViolation):
+                    self._make_partitions(batch)
                 if failures == 0:
-                    if isinstance(error, psycopg.errors.CheckViolation):
-                        self._make_partitions(batch)
                     log.warning("access_log_waits", rows=len(batch), reason=_reason(error))
                 # This thread has nothing else to do: rows wait in the queue, which is bounded.
                 time.sleep(PAUSE_SECONDS[min(failures, len(PAUSE_SECONDS) - 1)])

@@ -60,7 +60,7 @@ class AccessLogPartitions:
     # A purge by hand and the leader's would detach and drop the same day.
     TRY_LOCK = "SELECT pg_try_advisory_lock(7310309)"
     UNLOCK = "SELECT pg_advisory_unlock(7310309)"
-    # Detached days are listed, too: a purge that was cut short is taken up where it was.
+    # Detached days are listed, too, whatever is kept now: a purge that was cut short is taken up where it was.
     DAYS = """
         SELECT c.relname, to_date(right(c.relname, 8), 'YYYYMMDD'), i.inhrelid IS NOT NULL,
                coalesce(i.inhdetachpending, false)
@@ -68,7 +68,7 @@ class AccessLogPartitions:
         JOIN pg_namespace AS n ON n.oid = c.relnamespace
         LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid
         WHERE n.nspname = 'usage' AND c.relkind = 'r' AND c.relname ~ '^access_log_[0-9]{8}$'
-          AND to_date(right(c.relname, 8), 'YYYYMMDD') < %(before)s
+          AND (to_date(right(c.relname, 8), 'YYYYMMDD') < %(before)s OR i.inhrelid IS NULL OR i.inhdetachpending)
         ORDER BY c.relname
     """
     # One probe of the primary key for each run that is not over, its last row; ended runs are settled. As a join of the
@@ -144,10 +144,12 @@ class AccessLogPartitions:
         self, connection: Connection[TupleRow], day: date, declare: Callable[[DroppedDay], None]
     ) -> list[DroppedDay]:
         dropped: list[DroppedDay] = []
+        kept = day
         try:
             for name, date_, attached, pending in connection.execute(self.DAYS, {"before": day}).fetchall():
                 part = sql.Identifier("usage", name)
                 if attached and not self._detach(connection, part, pending=pending):
+                    kept = min(kept, date_)
                     continue
                 leaving = self._counted(connection, name, date_)
                 declare(leaving)
@@ -155,7 +157,7 @@ class AccessLogPartitions:
                 dropped.append(leaving)
             if dropped:
                 # What stood beside the rows alone goes with them: the hours and the totals stay.
-                before = dropped[-1].day + timedelta(days=1)
+                before = min(dropped[-1].day + timedelta(days=1), kept)
                 self._forget(connection, self.KEYS, self.FORGET_MINUTES, before)
                 self._forget(connection, self.ACCOUNTS, self.FORGET_UNPROVEN, before)
         except _CutShortError:

@@ -12,12 +12,16 @@ from typing import Any, Self
 import psycopg
 from psycopg import Connection, Cursor
 from psycopg.abc import RV, PQGen
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
 from domain.errors import UnavailableError
 
 DOUBT_SECONDS = 0.5
+# A host that is gone without a word is noticed within some 10 s; by the system's defaults it takes 15 minutes to two
+# hours. One that is there answers these itself, however long a statement takes.
+KEEPALIVES = {"keepalives_idle": "5", "keepalives_interval": "1", "keepalives_count": "5", "tcp_user_timeout": "10000"}
 _GONE = "The database cannot be reached"
 
 
@@ -31,9 +35,11 @@ class TidyConnection(Connection[TupleRow]):
 
     @classmethod
     def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
-        """As psycopg's."""
+        """As psycopg's, with `KEEPALIVES` where ``conninfo`` does not say otherwise."""
+        given = conninfo_to_dict(conninfo)
+        own = {name: value for name, value in KEEPALIVES.items() if name not in given}
         try:
-            return super().connect(conninfo, **kwargs)
+            return super().connect(conninfo, **own, **kwargs)
         except psycopg.Error as error:
             clear_frames(error.__traceback__)
             raise
@@ -167,7 +173,7 @@ class Database:
             return self._was_silent
 
     @contextmanager
-    def connection(self) -> Generator[Connection[TupleRow]]:
+    def connection(self) -> Generator[PatientConnection]:
         """A connection outside any transaction: each statement commits by itself."""
         try:
             with self._pool.connection() as connection:
@@ -193,6 +199,18 @@ class Database:
         """A cursor inside a transaction that commits when the block ends well."""
         with self.connection() as connection, connection.transaction(), connection.cursor() as cursor:
             yield cursor
+
+    @contextmanager
+    def unhurried_transaction(self) -> Generator[Cursor[TupleRow]]:
+        """As `transaction`, but each statement may take as long as it takes, while the server answers anybody."""
+        with self.connection() as connection:
+            patience, connection.patience_seconds = connection.patience_seconds, float("inf")
+            try:
+                with connection.transaction(), connection.cursor() as cursor:
+                    cursor.execute("SET LOCAL statement_timeout = 0")
+                    yield cursor
+            finally:
+                connection.patience_seconds = patience
 
 
 def _gives_no_connection(conninfo: str) -> bool:

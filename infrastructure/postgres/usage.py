@@ -181,7 +181,8 @@ class PostgresSettlementRows:
     ROWS = """
         SELECT seq, salt, occurred_at, method, endpoint, status, outcome, accepted, key_id, account_id, key_hash,
                client_ip, request_id
-        FROM usage.access_log WHERE run_id = %(run_id)s AND seq > %(after)s AND seq <= %(through)s ORDER BY seq
+        FROM usage.access_log WHERE run_id = %(run_id)s AND seq > %(after)s AND seq <= %(through)s
+        ORDER BY seq LIMIT %(limit)s
     """
     OWNERS = "SELECT key_id, account_id FROM views.keys WHERE key_id = ANY(%(key_ids)s)"
     END_RUNS = """
@@ -212,13 +213,12 @@ class PostgresSettlementRows:
             for run_id, host, started_at, version, settled_through, windows in rows
         ]
 
-    def rows(self, run_id: RunId, after: int, through: int) -> Sequence[LoggedRow]:
-        """The run's committed rows with ``after`` < number ≤ ``through``, in order."""
+    def rows(self, run_id: RunId, after: int, through: int, limit: int) -> Sequence[LoggedRow]:
+        """The run's committed rows with ``after`` < number ≤ ``through``, in order, the first ``limit`` of them."""
         with self._database.cursor() as cursor:
             # Binary: two thirds of the time that text takes to read.
-            rows = cursor.execute(
-                self.ROWS, {"run_id": run_id, "after": after, "through": through}, binary=True
-            ).fetchall()
+            values = {"run_id": run_id, "after": after, "through": through, "limit": limit}
+            rows = cursor.execute(self.ROWS, values, binary=True).fetchall()
         # The ids stay plain text: only text and equality are asked of them, and a class for each costs 3 µs a row.
         return list(map(LoggedRow._make, rows))
 

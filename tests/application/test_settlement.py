@@ -59,10 +59,10 @@ class Rows:
         """The one run."""
         return [OpenRun(RUN, "alpha:7", NOON, self.version, self.settled_through, self.windows)]
 
-    def rows(self, run_id: RunId, after: int, through: int) -> Sequence[LoggedRow]:
+    def rows(self, run_id: RunId, after: int, through: int, limit: int) -> Sequence[LoggedRow]:
         """Its rows."""
         assert run_id == RUN
-        return [logged for logged in self.logged if after < logged.seq <= through]
+        return [logged for logged in self.logged if after < logged.seq <= through][:limit]
 
     def owners(self, key_ids: Iterable[KeyId]) -> dict[KeyId, AccountId]:
         """One account has them all, but for the one that does not exist."""
@@ -150,6 +150,23 @@ def test_a_row_has_the_same_leaf_whatever_stands_beside_it(endpoints: list[str])
     assert len(set(row_leaves(RUN, logged))) == len(logged)
 
 
+def test_windows_whose_rows_name_no_key_are_settled_in_portions(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not told apart, and a night of them without a leader must not be read at once."""
+    monkeypatch.setattr("application.usage.WINDOW_ROWS_MAX", 4)
+    logged = [a_row(1, key=key_id(1)), *(a_row(seq) for seq in range(2, 10)), a_row(11, key=key_id(1))]
+    assert settle(ledger, Rows(logged, windows=(10, 11))) == 10
+    used = [event for event in events(ledger) if isinstance(event, KeysUsed)]
+    assert [(event.first_row, event.last_row, event.rows) for event in used] == [
+        (1, 4, 4),
+        (5, 8, 4),
+        (9, 9, 1),
+        (11, 11, 1),
+    ]
+    assert sum(key.requests for event in used for key in event.keys) == 2
+
+
 def test_more_than_a_thousand_keys_take_several_events_of_one_append(ledger: Ledger) -> None:
     """Each event holds at most 1,000 keys and consecutive rows, and together they hold all."""
     logged = [a_row(seq, key=key_id(seq)) for seq in range(1, 2502)]
@@ -199,11 +216,11 @@ class BrokenRows(Rows):
         """The broken one and the one run."""
         return [OpenRun(BROKEN, "alpha:8", NOON, 0, 0, (1,)), *super().open_runs()]
 
-    def rows(self, run_id: RunId, after: int, through: int) -> Sequence[LoggedRow]:
+    def rows(self, run_id: RunId, after: int, through: int, limit: int) -> Sequence[LoggedRow]:
         """Its rows, which are none that there could be."""
         if run_id == BROKEN:
             raise ValueError("no row of ours")
-        return super().rows(run_id, after, through)
+        return super().rows(run_id, after, through, limit)
 
 
 def test_a_run_that_cannot_be_settled_holds_up_no_other(ledger: Ledger) -> None:

@@ -479,6 +479,18 @@ def test_a_missing_partition_is_made_on_demand(open_log: OpenLog, watcher: psyco
     assert len(request_ids(watcher)) == 1
 
 
+def test_a_missing_partition_is_made_also_when_the_connection_broke_first(
+    open_log: OpenLog, watcher: psycopg.Connection[Any]
+) -> None:
+    """As when the process began before PostgreSQL did, on a machine whose clock is far ahead."""
+    log = open_log()
+    log.write(a_row(1)).result(5)
+    for pid in writer_pids(watcher):
+        watcher.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+    log.write(a_row(2, at=NOW + timedelta(days=60))).result(5)
+    assert len(request_ids(watcher)) == 2
+
+
 def test_partitions_are_made_ahead_once(database: Database) -> None:
     """A fresh database has a week; more are made when asked for, also by several at once."""
     partitions = AccessLogPartitions(database)
@@ -546,10 +558,11 @@ def test_a_day_with_unsettled_rows_is_not_dropped(
     assert len(partitions.drop_partitions_before(NOW.date() - timedelta(days=90), lambda _: None)) == 1
 
 
+@pytest.mark.parametrize("kept", [90, 3650])
 def test_a_purge_that_was_cut_short_is_finished_by_the_next(
-    open_log: OpenLog, database: Database, watcher: psycopg.Connection[Any]
+    open_log: OpenLog, database: Database, watcher: psycopg.Connection[Any], kept: int
 ) -> None:
-    """A day that left the log and could not be declared is declared and dropped the next time."""
+    """A day that left the log is declared and dropped the next time, also when by then it would have stayed."""
     open_log().write(a_row(at=NOW - timedelta(days=95))).result(5)
     settle_all(watcher)
     partitions = AccessLogPartitions(database)
@@ -557,7 +570,7 @@ def test_a_purge_that_was_cut_short_is_finished_by_the_next(
     with pytest.raises(NotImplementedError):
         partitions.drop_partitions_before(day, fail_to_declare)
     told: list[DroppedDay] = []
-    partitions.drop_partitions_before(day, told.append)
+    partitions.drop_partitions_before(NOW.date() - timedelta(days=kept), told.append)
     assert [each.rows for each in told] == [1]
 
 

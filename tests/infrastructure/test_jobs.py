@@ -17,6 +17,7 @@ from infrastructure.postgres.job_runs import PostgresJobRuns
 from infrastructure.postgres.pool import Database
 from infrastructure.scheduler import Job, JobRunner, Leader
 from tests.kit.clock_steps import SteppedClock
+from tests.kit.proxy import Line
 from tests.kit.service import eventually
 
 HOUR = timedelta(hours=1)
@@ -266,3 +267,30 @@ def test_a_follower_that_ends_begins_anew(conninfo: str, runner: JobRunner) -> N
             stop.set()
             thread.join()
     assert [line["ended_followers"] for line in lines if line["event"] == "leadership_given_up"] == [["weak"]]
+
+
+def test_who_no_longer_hears_the_database_leads_no_more(conninfo: str, runner: JobRunner) -> None:
+    """Its session may be over, and another may lead; when the line is back it stands again."""
+    stop, begun, ended = Flag(), list[int](), list[int]()
+
+    def follow(deposed: Flag) -> None:
+        begun.append(1)
+        deposed.wait()
+        ended.append(1)
+
+    with Line(conninfo) as line:
+        leader = Leader(
+            line.conninfo, jobs={}, followers={"follower": follow}, runner=runner, tell_time=lambda *_: None
+        )
+        thread = Thread(target=leader.run, args=(stop,), daemon=True)
+        thread.start()
+        try:
+            eventually(lambda: len(begun) == 1, "it leads")
+            line.fall_silent()
+            eventually(lambda: len(ended) == 1, "it leads no more")
+            line.speak_again()
+            eventually(lambda: len(begun) == 2, "it leads again")
+        finally:
+            stop.set()
+            line.speak_again()
+            eventually(lambda: not thread.is_alive(), "it has stopped")

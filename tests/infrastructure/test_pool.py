@@ -90,6 +90,26 @@ def test_a_slow_statement_of_a_server_that_answers_others_is_waited_for(database
         assert cursor.execute("SELECT 1 FROM pg_sleep(1.3)").fetchall() == [(1,)]
 
 
+def test_what_may_take_any_time_does_and_the_connection_is_bounded_again_afterwards(conninfo: str) -> None:
+    """As rebuilding a view of many rows: neither the server's limit nor ours ends it."""
+    with Database(conninfo, size_max=1, statement=timedelta(milliseconds=200)) as database:
+        with database.unhurried_transaction() as cursor:
+            assert cursor.execute("SELECT 1 FROM pg_sleep(1.8)").fetchall() == [(1,)]
+        with pytest.raises(UnavailableError), database.cursor() as cursor:
+            cursor.execute("SELECT FROM pg_sleep(1)")
+        with database.connection() as connection:
+            assert connection.patience_seconds < 2
+
+
+@pytest.mark.parametrize(("given", "kept"), [({}, "5"), ({"keepalives_idle": 77}, "77")])
+def test_a_host_that_is_gone_is_noticed_unless_the_address_says_otherwise(
+    conninfo: str, given: dict[str, int], kept: str
+) -> None:
+    """By the keepalives of the client's own side: those of the server tell the client nothing."""
+    with PatientConnection.connect(make_conninfo(conninfo, **given)) as connection:
+        assert connection.info.get_parameters()["keepalives_idle"] == kept
+
+
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("places", [1, 2])
 def test_a_connection_that_could_not_be_made_in_time_is_closed(places: int) -> None:

@@ -175,6 +175,16 @@ def test_unsettled_rows_are_not_purged(service: Service) -> None:
     assert service.usage.of_keys([service.key])[service.key].requests == 1
 
 
+def test_what_stands_beside_a_day_that_stays_stays_with_it(service: Service) -> None:
+    """The owner's listing finds a row that names the key without proof of it by an entry of its own."""
+    service.write(92)
+    service.log.write(a_row(service.key, TODAY - timedelta(days=95))).result(10)
+    assert service.retention().purge() == 1
+    assert service.days_with_rows() == [95]
+    entries = service.rows("SELECT (occurred_at AT TIME ZONE 'UTC')::date FROM usage.unproven ORDER BY 1")
+    assert entries[0] == (day(95),)
+
+
 def test_a_purge_disturbs_no_writer_and_purges_at_the_same_time_none(service: Service) -> None:
     """Rows are written all the while; of purges at once each day is one's, and every count is right at the end."""
     service.write(*range(91, 97))

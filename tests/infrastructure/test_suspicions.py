@@ -167,6 +167,30 @@ def revoke(at: datetime) -> Callable[[ApiKey], None]:
     return lambda key: key.revoke(reason=RevocationReason.OTHER, note=None, by=origin(at))
 
 
+def test_a_key_that_cannot_be_put_on_record_holds_up_no_other(
+    ledger: Ledger, suspicions: Suspicions, clock: SettableClock, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose history a newer release has written; whose it was is said once all had their turn."""
+    for number in (1, 2):
+        ledger.append(a_key(number=number, at=clock.now()))
+        ledger.change(ApiKey, key_id(number), revoke(clock.now()))
+        refuse(key_id(number), "revoked", THRESHOLD + 2 - number)
+    clock.advance(timedelta(seconds=5))
+    change = ledger.change
+
+    def change_unless_broken(kind: type[ApiKey], key: KeyId, command: Callable[[ApiKey], None]) -> object:
+        if key == key_id(1):
+            raise ValueError("a word of the future")
+        return change(kind, key, command)
+
+    monkeypatch.setattr(ledger, "change", change_unless_broken)
+    for sweep in (suspicions.note_attacks, suspicions.note_presented_after_end):
+        with pytest.raises(ValueError, match="future") as raised:
+            sweep()
+        assert raised.value.__notes__ == [f"of {key_id(1)}"]
+    assert {Attacked, PresentedAfterEnd} <= set(kinds(ledger, key_id(2)))
+
+
 def test_who_uses_a_key_much_attacks_nobody(
     ledger: Ledger, suspicions: Suspicions, clock: SettableClock, conninfo: str
 ) -> None:

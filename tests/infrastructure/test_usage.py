@@ -249,7 +249,7 @@ def test_events_cover_each_row_once_and_their_roots_verify(service: Service) -> 
     rows = PostgresSettlementRows(service.database)
     for event in used:
         tree = MerkleTree()
-        for leaf in row_leaves(log.run_id, rows.rows(log.run_id, event.first_row - 1, event.last_row)):
+        for leaf in row_leaves(log.run_id, rows.rows(log.run_id, event.first_row - 1, event.last_row, 100)):
             tree.append(leaf)
         assert tree.root().hex() == event.details_root
 
