@@ -22,6 +22,7 @@ from interfaces.http.account import account_router
 from interfaces.http.body import JsonRequest
 from interfaces.http.caller import caller_dependencies
 from interfaces.http.campaigns import campaigns_router
+from interfaces.http.dependencies import provide_in_turn
 from interfaces.http.edge import Edge, RequestLine
 from interfaces.http.errors import EXCEPTION_HANDLERS
 from interfaces.http.forward import Forward, is_below
@@ -119,6 +120,7 @@ def create_app(services: HttpServices) -> ASGIApp:
         debug=False,
         pdb_on_exception=False,
     )
+    provide_in_turn(app)
     forward = Forward(services.gatekeeper, trusted_proxies=services.trusted_proxies)
 
     async def inner(scope: Scope, receive: Receive, send: Send) -> None:

@@ -105,8 +105,8 @@ def refused_answer(scope: HTTPScope, error: KeyledgerError, raw: bytes | None) -
     """The answer to a question that is refused, in the words of whoever asked."""
     answer = render(error, token_sent=raw is not None)
     headers = answer.headers + _NOBODY
-    query = scope["query_string"]
-    if query and answer.status in _OWN_WORDS and b"nginx" in parse_qs(query).get(b"dialect", ()):
+    query = scope["query_string"].decode("latin-1")  # as text: of bytes it refuses what is not ASCII
+    if query and answer.status in _OWN_WORDS and "nginx" in parse_qs(query).get("dialect", ()):
         # nginx turns everything but 401 and 403 of a subrequest into a 500, and makes its headers known: by this
         # one its configuration gives the client the true status back.
         told = (b"x-keyledger-status", b"%d" % answer.status)

@@ -4,7 +4,7 @@ With `commit` durability nothing of an answer is sent before its row is committe
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -262,7 +262,7 @@ class Gate:
                 await render(refusal, token_sent=raw is not None)(scope, receive, hold)
             status: int = held[0]["status"] if held else HTTPStatus.INTERNAL_SERVER_ERROR
             _tell_of_grace(held, authentication)
-            committed = keeper.log(
+            row = keeper.log(
                 authentication,
                 method=record.method,
                 endpoint=asked["path"],
@@ -270,6 +270,7 @@ class Gate:
                 client_ip=record.client_ip,
                 request_id=record.request_id,
             )
+            committed = _both(record.beside, row)
             if committed is not None:
                 await committed
         except UnavailableError as error:
@@ -289,6 +290,13 @@ def _tell_of_grace(held: list[Any], authentication: Authentication) -> None:
     facts = authentication.facts
     if facts is not None and facts.replaced_by and held and not authentication.verdict.is_credential_refusal:
         held[0]["headers"] = [*held[0]["headers"], *grace_headers(facts)]
+
+
+def _both(one: Awaitable[None] | None, other: Awaitable[None] | None) -> Awaitable[object] | None:
+    """One wait for two rows, which one commit can have written."""
+    if one is None or other is None:
+        return one or other
+    return asyncio.gather(one, other)
 
 
 def told_in(loop: asyncio.AbstractEventLoop, tell: Deliver) -> Deliver:

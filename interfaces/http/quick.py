@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
+import structlog
 from litestar.types import HTTPScope, Scope
 
 from application.authentication import Authentication
@@ -32,6 +33,8 @@ ANSWERS_MAX = 10_000
 PEERS_MAX = 4096
 SHARED_SECONDS = 0.001
 START = "http.response.start"
+
+log = structlog.get_logger()
 
 SendNow = Callable[[Any], object]
 """Takes a message of ASGI at once; what it returns need not be awaited."""
@@ -112,12 +115,15 @@ class QuickForward:
     def _send_all(self, waiting: Sequence[_Waiting], error: UnavailableError | None) -> None:
         for scope, send, answer, now, started, request_id in waiting:
             status, headers, body, line = 200, answer.headers, EMPTY_BODY, answer.line
-            if error is not None:
-                refused = refused_answer(cast("HTTPScope", scope), error, b"")
-                status, headers, body = int(refused.status), refused.headers, EMPTY_BODY | {"body": refused.body}
-                line = (*line[:3], status, *line[4:])
-            send({"type": START, "status": status, "headers": [*headers, (b"x-request-id", request_id.encode())]})
-            send(body)
+            try:
+                if error is not None:
+                    refused = refused_answer(cast("HTTPScope", scope), error, b"")
+                    status, headers, body = int(refused.status), refused.headers, EMPTY_BODY | {"body": refused.body}
+                    line = (*line[:3], status, *line[4:])
+                send({"type": START, "status": status, "headers": [*headers, (b"x-request-id", request_id.encode())]})
+                send(body)
+            except Exception:  # one's fault must not leave the others without their answers
+                log.exception("unhandled_error", request_id=request_id)
             self._log_request(line, now, (self._elapsed() - started) * 1000, request_id)
 
     def _share(self, started: float) -> None:

@@ -1,6 +1,7 @@
 """What is known of one request before any route sees it: its id, its credential, and where it came from."""
 
 import re
+from asyncio import Future
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,6 +41,8 @@ class RequestRecord:
     authentication: Authentication | None = None
     judge_again: Callable[[], Awaitable[None]] | None = None
     """Raises the refusal when the key is not accepted any more; None where no key is asked for."""
+    beside: "Future[None] | None" = None
+    """The commit of a row besides the request's own that its answer waits for; None when there is none to wait for."""
 
     @property
     def caller(self) -> KeyFacts:

@@ -89,16 +89,15 @@ async def verify_key(
         if unproven is not None and await gatekeeper.owner_of(unproven) != caller.account_id:
             checked = nobodys
         status = HTTPStatus.UNAUTHORIZED if checked.verdict.is_credential_refusal else HTTPStatus.FORBIDDEN
-    committed = gatekeeper.log(
+    record = record_of(request.scope)
+    record.beside = gatekeeper.log(
         checked,
         method=data.method or "POST",
         endpoint=path_of((data.path or "").encode()) or OWN_PATH,
         status=status,
         client_ip=gatekeeper.address_text(client),
-        request_id=record_of(request.scope).request_id,
+        request_id=record.request_id,
     )
-    if committed is not None:
-        await committed
     return _body(checked)
 
 

@@ -106,6 +106,15 @@ def test_nginx_is_told_in_the_words_that_it_knows(own: HttpServer, client: Stric
     assert client.get("/auth/forward?dialect=nginx").status == 200
 
 
+@pytest.mark.parametrize("query", [b"q=%C3%A9", b"q=\xc3\xa9", b"%FF=1&dialect=%FF", b"=&;&q"])
+def test_whatever_the_query_a_refusal_is_the_same(own: HttpServer, query: bytes) -> None:
+    """Envoy hands the client's on: one that cannot be read is no dialect, and no fault of ours."""
+    ask = b"GET /auth/forward?%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer guess\r\n\r\n"
+    heard = [own.hear(ask % query)[0] for _ in range(2)]
+    assert heard[-1].status == 429
+    assert {name: heard[-1].header(name) for name in IDENTITY} == NOBODY
+
+
 def test_a_caller_that_is_none_of_the_proxies_speaks_for_itself(conninfo: str, tmp_path: Path) -> None:
     """Where there are trusted proxies, too: asked once and again, its row has what it asked for itself."""
     asked = [("X-Forwarded-Method", "DELETE"), ("X-Forwarded-Uri", "/orders/7")]

@@ -32,6 +32,13 @@ def works(service: Service) -> bool:
             return False
 
 
+def test_root_secrets_that_are_given_are_those_of_all_its_processes(place: Path) -> None:
+    """The first key is made by one process under the newest of them, and accepted by another; no others are made."""
+    with Service(place, secret_keys="5e" * 32) as service:
+        assert works(service)
+        assert not (service.data_dir / "secret.keys").exists()
+
+
 def test_the_first_start_prints_a_key_once_and_the_second_keeps_everything(place: Path) -> None:
     """The printed curl line works as it stands; SIGTERM ends all; the next start prints no key; SIGINT ends all."""
     with Service(place) as service:
