@@ -151,7 +151,7 @@ class Rotation(Process, topic="rotation"):
         silent = False
         if not ended and hand_over_to is not None and self.is_untold(key) and status is KeyStatus.ROTATION_DUE:
             self._step(HandoverBegan, key, Step.HANDOVER, by, endpoint_id=hand_over_to)
-        is_wanted = not ended and status is not KeyStatus.DISABLED and by.at >= key.rotation_due_at
+        is_wanted = _is_to_be_replaced(key, by)
         if self._is_handing_over(key, traffic) and (is_wanted or self.offered_id is not None):
             self.schedule((self._next_hand_over(by, is_wanted=is_wanted),), by=by)
             return ()
@@ -192,6 +192,7 @@ class Rotation(Process, topic="rotation"):
         """Records how the attempt ended; ``error`` None: the receiver has the successor.
 
         Nothing when the rotation has gone on, or when the attempt was counted as lost and there has been another.
+        Where no other attempt is wanted any more, what came to nobody is to be taken back at once.
         """
         is_over = self.state not in {ProcessState.RUNNING, ProcessState.CANCELLED}
         if self.handover_at is None or attempt != self.handover_attempts or is_over:
@@ -204,7 +205,11 @@ class Rotation(Process, topic="rotation"):
             step = Step.DUE if retry_at is None else Step.HANDOVER
             self._step(HandoverFailed, key, step, by, error=error, retry_at=retry_at, **values)
         goes_on = self.state is ProcessState.RUNNING
-        self.schedule((self._next_attempt() or Timer(GO_ON, by.at),) if goes_on else (), by=by)
+        if self.handover_at is not None:
+            is_wanted = goes_on and _is_to_be_replaced(key, by)
+            self.schedule((self._next_hand_over(by, is_wanted=is_wanted),), by=by)
+        else:
+            self.schedule((Timer(GO_ON, by.at),) if goes_on else (), by=by)
 
     def cancel(self, *, by: Origin) -> None:
         """Ends the process for ever; a successor that has come to nobody is still to be taken back."""
@@ -216,9 +221,6 @@ class Rotation(Process, topic="rotation"):
     def is_last(self, attempt: int, *, final: bool) -> bool:
         """Whether no other attempt follows that one when it fails."""
         return final or not 0 < attempt <= len(RETRIES)
-
-    def _next_attempt(self) -> Timer | None:
-        return None if self.handover_at is None else Timer(HAND_OVER, self.handover_at)
 
     def _next_hand_over(self, by: Origin, *, is_wanted: bool) -> Timer:
         """The next attempt; where none is wanted, what was offered is taken back, behind one that is under way."""
@@ -357,6 +359,12 @@ class Rotation(Process, topic="rotation"):
             "retires_at": key.retires_at,
         }
         self.record(event, by=by, **(facts | _subject(key) | values))
+
+
+def _is_to_be_replaced(key: ApiKey, by: Origin) -> bool:
+    """Whether a successor is wanted: the key is in force, and due."""
+    ended_or_stopped = {KeyStatus.REVOKED, KeyStatus.EXPIRED, KeyStatus.DISABLED}
+    return key.status(by.at) not in ended_or_stopped and by.at >= key.rotation_due_at
 
 
 def _next_reminder(day: int) -> int:

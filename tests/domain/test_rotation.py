@@ -10,7 +10,7 @@ from domain.ids import WebhookEndpointId
 from domain.key_status import KeyStatus
 from domain.rotation import LOST_AFTER, Retire, Rotation, Traffic, Withdraw
 from domain.rotation_events import newest_reminder
-from domain.workflow import ProcessState, Scheduled
+from domain.workflow import RETRIES, ProcessState, Scheduled
 from tests.kit.builders import NOON, a_key, entropy, key_id, origin
 from tests.kit.rotations import DAY, DUE, NONE, SUCCESSOR_REVOKED
 
@@ -254,6 +254,35 @@ def test_an_attempt_that_does_not_end_is_lost_after_five_minutes() -> None:
     assert [(timer.step, timer.due_at) for timer in rotation.timers] == [("hand over", DUE + timedelta(minutes=5))]
     assert not rotation.offer(key, by=origin(DUE + timedelta(minutes=5, microseconds=-1)))
     assert rotation.offer(key, by=origin(DUE + timedelta(minutes=5)))
+
+
+@pytest.mark.parametrize("attempts", range(1, 6))
+@pytest.mark.parametrize("happens", ["nothing", "revoked", "disabled", "put off", "cancelled"])
+def test_an_attempt_that_fails_when_no_other_is_wanted_has_its_successor_taken_back_at_once(
+    happens: str, attempts: int
+) -> None:
+    """Whatever became of the key meanwhile, looked at then or not; otherwise the next attempt is waited for."""
+    key, rotation = handing_over()
+    at = DUE
+    for attempt in range(2, attempts + 1):
+        rotation.end_attempt(attempt - 1, key, error="not accepted (500)", final=False, by=origin(at))
+        at = rotation.timers[0].due_at
+        offer(key, rotation, at=at, successor=attempt + 1)
+    match happens:
+        case "revoked":
+            key.revoke(reason=RevocationReason.UNUSED, note=None, by=origin(at))
+        case "disabled":
+            key.disable(by=origin(at))
+        case "put off":
+            key.reschedule_rotation(at + DAY, by=origin(at))
+        case "cancelled":
+            rotation.cancel(by=origin(at))
+    if happens in {"revoked", "disabled"}:
+        rotation.look(key, NONE, by=origin(at))
+    ends = at + timedelta(seconds=30)
+    rotation.end_attempt(attempts, key, error="not accepted (500)", final=False, by=origin(ends))
+    due_at = ends + RETRIES[attempts - 1] if happens == "nothing" else ends
+    assert [(timer.step, timer.due_at) for timer in rotation.timers] == [("hand over", due_at)]
 
 
 @pytest.mark.parametrize("error", [None, "not accepted (500)"], ids=["accepted", "refused"])

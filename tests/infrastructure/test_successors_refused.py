@@ -249,20 +249,21 @@ def test_a_hand_over_that_is_over_leaves_no_successor(
 
 
 class Meanwhile:
-    """The port `SuccessorHandover`: something happens while the receiver takes the successor."""
+    """The port `SuccessorHandover`: something happens while the receiver takes the successor, or refuses it."""
 
-    def __init__(self, owner: Owner, happens: Callable[[Owner], None]) -> None:
+    def __init__(self, owner: Owner, happens: Callable[[Owner], None], outcome: Outcome | None = None) -> None:
         self._owner = owner
         self._happens = happens
+        self._outcome: Outcome = outcome or Delivered(200)
         self.sent: list[str] = []
 
     def deliver(self, message: Message, *, only_to: str) -> Outcome:
-        """Looked at, too, before the receiver answers that it has the successor."""
+        """Looked at, too, before the receiver answers."""
         del only_to
         self.sent.append(cast("Any", message.payload)["data"]["id"])
         self._happens(self._owner)
         jobs(self._owner.back.core)["workflow"].run()
-        return Delivered(200)
+        return self._outcome
 
 
 @pytest.mark.parametrize("happens", ENDS)
@@ -303,6 +304,35 @@ def stopped(owner: Owner) -> None:
 def started(owner: Owner) -> None:
     """It is enabled again."""
     owner.back.manage.keys.enable(account_id=owner.key.account_id, key_id=owner.key.id, by=owner.back.origin())
+
+
+WHILE_IT_FAILS: dict[Callable[[Owner], None], str] = {
+    revoked: "the key is revoked",
+    cancelled: "the rotation was cancelled",
+    put_off: "the key is not due any more",
+    stopped: "the key is disabled",
+}
+
+
+@pytest.mark.parametrize("happens", WHILE_IT_FAILS)
+def test_a_successor_that_does_not_arrive_as_its_key_ends_is_taken_back_at_once(
+    back: Back, receiver: WebhookReceiver, conninfo: str, happens: Callable[[Owner], None]
+) -> None:
+    """Ended, cancelled, put off or disabled during an attempt that fails: the next run revokes what was offered."""
+    owner = Owner(back, receiver, conninfo, "/never")
+    todo = jobs(back.core)
+    todo["rotation"].run()
+    todo["workflow"].run()
+    handover = Meanwhile(owner, happens, Failed("not accepted (500)"))
+    successors(back.core, handover=handover).hand_over_due()
+    assert owner.live_successors() == handover.sent
+    todo["successors"].run()
+    assert owner.live_successors() == []
+    assert owner.errors() == ["not accepted (500)", WHILE_IT_FAILS[happens]]
+    owner.run()
+    over = owner.story()
+    owner.run()
+    assert (owner.story(), receiver.hits()) == (over, [])
 
 
 @pytest.mark.parametrize("attempts", [0, 1])
