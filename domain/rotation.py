@@ -191,11 +191,14 @@ class Rotation(Process, topic="rotation"):
     def end_attempt(self, attempt: int, key: ApiKey, *, error: str | None, final: bool, by: Origin) -> None:
         """Records how the attempt ended; ``error`` None: the receiver has the successor.
 
-        Nothing when the rotation has gone on, or when the attempt was counted as lost and there has been another.
+        Nothing when the rotation has gone on, or when the attempt was counted as lost and there has been another; nor
+        of one that arrived when its key has another successor by now: what arrived is not it.
         Where no other attempt is wanted any more, what came to nobody is to be taken back at once.
         """
         is_over = self.state not in {ProcessState.RUNNING, ProcessState.CANCELLED}
         if self.handover_at is None or attempt != self.handover_attempts or is_over:
+            return
+        if error is None and key.replaced_by != self.offered_id:
             return
         values: dict[str, Any] = {"endpoint_id": self.handover_to, "attempt": attempt}
         if error is None:
@@ -270,7 +273,8 @@ class Rotation(Process, topic="rotation"):
     def _follow_overlap(self, key: ApiKey, traffic: Traffic, by: Origin) -> None:
         grace = int((key.grace or timedelta()).total_seconds())
         if self.step != Step.OVERLAP or self.successor_id != key.replaced_by:
-            self._step(SuccessorCreated, key, Step.OVERLAP, by, grace_seconds=grace, unseen_id=self.successor_id)
+            unseen_id = None if self.successor_id == key.replaced_by else self.successor_id
+            self._step(SuccessorCreated, key, Step.OVERLAP, by, grace_seconds=grace, unseen_id=unseen_id)
         elif self.grace_seconds != grace or (self.retires_at is not None and self.retires_at != key.retires_at):
             self._step(Extended, key, Step.OVERLAP, by, grace_seconds=grace)
         elif self.retires_at != key.retires_at:

@@ -296,3 +296,24 @@ def test_what_comes_of_an_attempt_that_was_lost_is_nothing(error: str | None) ->
     assert not rotation.collect_events()
     rotation.end_attempt(2, key, error=None, final=False, by=origin(again))
     assert told(rotation) == ["handed_over"]
+
+
+def test_a_successor_that_was_replaced_by_hand_on_its_way_is_not_told_as_handed_over() -> None:
+    """The receiver has the first one; the owner, who made the second, is not told that it has that."""
+    key, rotation = handing_over()
+    key.rotate(key_id(3), grace=DAY, grace_starts=GraceStart.FIRST_USE, by=origin(DUE))
+    rotation.end_attempt(1, key, error=None, final=True, by=origin(DUE))
+    assert told(rotation) == []
+    rotation.look(key, NONE, by=origin(DUE))
+    [created] = happened(rotation)
+    assert (created.TOPIC, created.successor_id) == ("rotation.successor_created", key_id(3))
+    assert (created.unseen_id, rotation.timers) == (key_id(2), ())
+
+
+def test_a_successor_that_was_handed_over_has_taken_the_place_of_none() -> None:
+    """The overlap begins with it, and no unseen one is named."""
+    key, rotation = handing_over()
+    rotation.end_attempt(1, key, error=None, final=True, by=origin(DUE))
+    rotation.look(key, NONE, by=origin(DUE))
+    handed_over, created = happened(rotation)
+    assert (handed_over.successor_id, created.successor_id, created.unseen_id) == (key_id(2), key_id(2), None)
