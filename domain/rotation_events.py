@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import EllipsisType
 from typing import TYPE_CHECKING, ClassVar
 
 from domain.events import FirstEvent
@@ -182,6 +183,11 @@ class HandoverFailed(RotationEvent):
     attempt: int
     error: str
     retry_at: datetime | None
+
+    @property
+    def awaits(self) -> EllipsisType | None:
+        """As before while there is another attempt, then nothing any more: what was offered last came to nobody."""
+        return None if self.retry_at is None else ...
 
     def apply(self, aggregate: "Rotation") -> None:
         """Takes the next attempt, or gives up."""

@@ -194,12 +194,14 @@ class PostgresProcesses:
         ORDER BY began_position DESC LIMIT %(limit)s
     """
     # By the index processes_awaiting: only rotations whose successor is unused are looked through. A look at what is
-    # listed has it await nothing any more: so nothing whose hand-over goes on, and no key whose end is set.
+    # listed has it await nothing any more: so nothing whose hand-over goes on, and no key whose end is set; and no step
+    # without a successor, which rows of the previous release may have after a hand-over that was given up.
     AWAITED = """
         SELECT process_id FROM (
             SELECT p.process_id, t.first_used_at AS at
             FROM workflow.processes AS p JOIN usage.totals AS t ON t.key_id = p.awaits
-            WHERE p.awaits IS NOT NULL AND p.state = 'running' AND p.failures = 0 AND t.first_used_at IS NOT NULL
+            WHERE p.awaits IS NOT NULL AND p.state = 'running' AND p.failures = 0
+              AND p.step IN ('handover', 'overlap') AND t.first_used_at IS NOT NULL
             UNION
             SELECT p.process_id, s.revoked_at
             FROM workflow.processes AS p

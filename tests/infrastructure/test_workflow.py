@@ -12,6 +12,7 @@ from application.rotation import RotationWorkflow
 from application.workflow import WorkflowManagement
 from domain.api_key import ApiKey, GraceStart, RevocationReason
 from domain.events import Aggregate, Origin
+from domain.ids import WebhookEndpointId
 from domain.key_status import KeyStatus
 from domain.rotation import Rotation
 from domain.workflow import RETRIES, Process, ProcessState
@@ -19,7 +20,7 @@ from infrastructure.postgres.pool import Database
 from infrastructure.postgres.workflow import PostgresProcesses
 from infrastructure.workflow import LoggedBoundary
 from tests.kit.books import rebuilt
-from tests.kit.builders import NOON, SettableClock, a_key, an_account, key_id, origin
+from tests.kit.builders import NOON, SettableClock, a_key, an_account, entropy, key_id, origin
 from tests.kit.rotations import NONE
 from tests.kit.workflow import Crashed, CrashingBoundary, Scheduler, open_ledger
 
@@ -226,6 +227,33 @@ def test_a_rotation_that_has_failed_is_not_looked_at_for_its_successor_s_use(
     rotation.recover(by=origin())
     ledger.append(rotation)
     assert processes.awaited(9) == [rotation.id]
+
+
+def test_a_successor_that_was_used_as_its_last_hand_over_failed_is_not_awaited_for_ever(
+    database: Database, conninfo: str, ledger: Ledger, clock: SettableClock
+) -> None:
+    """Taken back all the same, its use settles later: no look is asked for, round after round."""
+    clock.at = NOON + 90 * DAY
+    key, by, processes = ledger.load(ApiKey, key_id(1)), origin(clock.at), PostgresProcesses(database)
+    rotation = Rotation.of(key, by=by)
+    rotation.look(key, NONE, by=by, hand_over_to=WebhookEndpointId.from_entropy(entropy(1)))
+    key.rotate(key_id(2), grace=DAY, grace_starts=GraceStart.FIRST_USE, by=by)
+    successor = a_key(number=2, replaces=key)
+    assert rotation.offer(key, by=by)
+    ledger.append(key, successor, rotation)
+    with psycopg.connect(conninfo) as connection:
+        connection.execute("INSERT INTO usage.totals VALUES (%s, 1, 0, now(), now())", (successor.key_id,))
+    assert processes.awaited(9) == [rotation.id]
+    successor.revoke(reason=RevocationReason.UNUSED, note=None, by=by)
+    key.withdraw_rotation(by=by)
+    rotation.end_attempt(1, key, error="gone (410)", final=True, by=by)
+    ledger.append(key, successor, rotation)
+    assert processes.awaited(9) == []
+    with psycopg.connect(conninfo) as connection:
+        stored = connection.execute("SELECT awaits FROM workflow.processes").fetchall()
+        connection.execute("UPDATE workflow.processes SET awaits = %s", (successor.key_id,))
+    assert stored == [(None,)]
+    assert processes.awaited(9) == [], "as the previous release left it"
 
 
 def test_a_cancelled_process_does_nothing_more(
