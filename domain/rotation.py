@@ -264,6 +264,8 @@ class Rotation(Process, topic="rotation"):
             if self.step != Step.POSTPONED or self.due_at != key.rotation_due_at:
                 self._step(Postponed, key, Step.POSTPONED, by)
             return
+        if self.step == Step.POSTPONED and self.notified_for == key.rotation_due_at:
+            self._step(Continued, key, Step.DUE, by)
         if self.notified_for != key.rotation_due_at:
             self._step(Notified, key, Step.DUE, by)
         day = newest_reminder(by.at - key.rotation_due_at)

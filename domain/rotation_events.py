@@ -108,7 +108,7 @@ class Paused(RotationEvent):
 
 @dataclass(frozen=True)
 class Continued(RotationEvent):
-    """The key was enabled again."""
+    """The key was enabled again, or is due again on the day that its owner was told of before it was put off."""
 
     TOPIC: ClassVar[str] = "rotation.continued"
 

@@ -64,6 +64,22 @@ def test_the_notice_is_said_once_for_a_due_date() -> None:
     assert told(rotation) == ["notified", "reminded"]
 
 
+def test_a_key_that_is_put_off_and_back_is_reminded_of_as_before() -> None:
+    """The owner knows of that day: no notice is said again, and the reminders go on where they stood."""
+    key = a_key()
+    rotation = Rotation.of(key, by=origin(DUE))
+    rotation.look(key, NONE, by=origin(DUE))
+    key.reschedule_rotation(DUE + 20 * DAY, by=origin(DUE + DAY))
+    rotation.look(key, NONE, by=origin(DUE + DAY))
+    key.reschedule_rotation(DUE, by=origin(DUE + 2 * DAY))
+    for _ in range(2):
+        rotation.look(key, NONE, by=origin(DUE + 2 * DAY))
+    assert told(rotation) == ["began", "notified", "postponed", "continued"]
+    assert timers(rotation) == {"reminder 7": 97 * DAY}
+    rotation.look(key, NONE, by=origin(DUE + 7 * DAY))
+    assert (told(rotation), timers(rotation)) == (["reminded"], {"reminder 14": 104 * DAY})
+
+
 def test_nobody_is_reminded_of_a_disabled_key() -> None:
     """Paused while it is disabled, with nothing to wait for; enabled, it is reminded of where it stands."""
     key = a_key()
