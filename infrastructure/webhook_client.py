@@ -123,12 +123,14 @@ class _Way(httpcore.NetworkBackend):
         del host, timeout, local_address, socket_options
         until = min(self.deadline, monotonic() + CONNECT_SECONDS)
         failure = "no connection"
-        for address in self.addresses[:ADDRESSES_TRIED_MAX]:
+        tried = self.addresses[:ADDRESSES_TRIED_MAX]
+        for number, address in enumerate(tried):
             remaining = until - monotonic()
             if remaining <= 0 or self.broken_off:
                 break
             try:
-                line = _Line(self.connect(address, port, remaining), self.deadline)
+                # A share for each that is left: one that swallows what is sent to it would leave the others no time.
+                line = _Line(self.connect(address, port, remaining / (len(tried) - number)), self.deadline)
             except OSError as error:
                 failure = _words(error)
                 continue

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -153,6 +153,33 @@ def test_no_more_than_three_addresses_of_a_name_are_tried() -> None:
     client = WebhookClient(Destinations(), total=TOTAL, resolve=Names(addresses), connect=roads)
     assert post(client, "https://hooks.acme.example/") == Unanswered("the connection failed: refused")
     assert roads.taken == [(address, 443) for address in addresses[:3]]
+
+
+class SwallowingRoads(Roads):
+    """One address swallows what is sent to it, until the time for it is over; the others take connections."""
+
+    def __init__(self, swallowing: str) -> None:
+        super().__init__()
+        self._swallowing = swallowing
+        self.given: list[float] = []
+
+    def __call__(self, address: str, port: int, seconds: float) -> socket.socket:
+        """Connects, or times out."""
+        self.given.append(seconds)
+        if address != self._swallowing:
+            return super().__call__(address, port, seconds)
+        Event().wait(seconds)
+        raise TimeoutError
+
+
+def test_an_address_that_swallows_all_leaves_the_others_their_time(receiver: WebhookReceiver) -> None:
+    """The first of two has half of the time, and the second the other half, or what is left of it."""
+    roads = SwallowingRoads("127.0.0.9")
+    client = WebhookClient(LOOPBACK, total=TOTAL, resolve=Names(["127.0.0.9", "127.0.0.1"]), connect=roads)
+    assert post(client, f"http://hooks.acme.example:{receiver.port}/200") == Answered(200, None)
+    first, second = roads.given
+    half = TOTAL.total_seconds() / 2
+    assert 0 < second <= half >= first > half / 2
 
 
 def test_what_is_broken_off_while_it_connects_tries_no_other_address() -> None:
