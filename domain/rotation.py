@@ -48,7 +48,8 @@ from domain.verdict import NEVER
 from domain.workflow import RETRIES, Process, ProcessState, Timer
 
 DAY = timedelta(days=1)
-SILENT_AFTER = 7 * DAY
+SILENT_AFTER = 8 * DAY
+"""A weekly job is not cut off, also when it comes late by some hours."""
 WARN_BEFORE_MAX = 3 * DAY
 WARN_BEFORE_SHARE = 4
 SILENCE = "silence"

@@ -94,19 +94,29 @@ def test_nobody_is_reminded_of_a_disabled_key() -> None:
 
 
 def test_a_silent_predecessor_is_retired_before_its_end() -> None:
-    """Seven days without a use while the successor is in use, and no sooner: a use in between puts it off."""
+    """Eight days without a use while the successor is in use, and no sooner: a use in between puts it off."""
     key, rotation = rotating(60 * DAY)
     used = Traffic(predecessor_last=NOON + 2 * DAY, successor_first=NOON + DAY)
     rotation.look(key, used, by=origin(NOON + 2 * DAY))
-    assert timers(rotation)["silence"] == 9 * DAY
-    later = Traffic(predecessor_last=NOON + 8 * DAY, successor_first=NOON + DAY)
-    assert rotation.look(key, later, by=origin(NOON + 9 * DAY)) == ()
-    assert timers(rotation)["silence"] == 15 * DAY
-    assert rotation.look(key, later, by=origin(NOON + 15 * DAY)) == (Retire(key.key_id),)
+    assert timers(rotation)["silence"] == 10 * DAY
+    later = Traffic(predecessor_last=NOON + 9 * DAY, successor_first=NOON + DAY)
+    assert rotation.look(key, later, by=origin(NOON + 10 * DAY)) == ()
+    assert timers(rotation)["silence"] == 17 * DAY
+    assert rotation.look(key, later, by=origin(NOON + 17 * DAY)) == (Retire(key.key_id),)
     assert told(rotation) == ["successor_used", "still_in_use", "retired", "closed"]
     assert (rotation.state, rotation.timers) == (ProcessState.ENDED, ())
-    key.end_grace(by=origin(NOON + 15 * DAY))
-    assert key.status(NOON + 15 * DAY) is KeyStatus.REVOKED
+    key.end_grace(by=origin(NOON + 17 * DAY))
+    assert key.status(NOON + 17 * DAY) is KeyStatus.REVOKED
+
+
+def test_a_weekly_job_that_comes_late_is_not_cut_off() -> None:
+    """Used each week, some hours later each time: the old key stays until its end."""
+    key, rotation = rotating(60 * DAY)
+    for week in range(8):
+        last = NOON + week * (7 * DAY + timedelta(hours=6))
+        used = Traffic(predecessor_last=last, successor_first=NOON)
+        for at in (last, last + 7 * DAY + timedelta(hours=5)):
+            assert rotation.look(key, used, by=origin(at)) == ()
 
 
 def test_a_predecessor_is_not_silenced_while_its_successor_is_unused() -> None:
@@ -152,7 +162,7 @@ def test_a_grace_period_that_waits_for_the_first_use() -> None:
     used = Traffic(predecessor_last=NOON, successor_first=NOON + 20 * DAY)
     rotation.look(key, used, by=origin(NOON + 20 * DAY))
     assert told(rotation) == ["grace_began", "successor_used"]
-    assert timers(rotation) == {"warning": 26 * DAY, "silence": 27 * DAY}
+    assert timers(rotation) == {"warning": 26 * DAY, "silence": 28 * DAY}
 
 
 def test_a_lost_successor_is_replaced_in_the_same_rotation() -> None:

@@ -50,7 +50,7 @@ OWNERS: Mapping[str, Owner] = {
     "punctual": PUNCTUAL,
     "silent": Owner(
         rotates=5, grace_days=40, old_until=3,
-        told=((0, "due"), (15, "retired silent")), ends=((0, "rotation_due"), (5, "rotating"), (15, "revoked")),
+        told=((0, "due"), (16, "retired silent")), ends=((0, "rotation_due"), (5, "rotating"), (16, "revoked")),
     ),
     "late": Owner(
         rotates=20, grace_days=8, starts=GraceStart.FIRST_USE, new_from=6, old_until=13,
@@ -63,8 +63,8 @@ OWNERS: Mapping[str, Owner] = {
     ),
     "forgetful": Owner(
         rotates=10, grace_days=12, again=1, new_from=3, old_until=2,
-        told=((0, "due"), (7, "reminder 7"), (20, "retired silent")),
-        ends=((0, "rotation_due"), (10, "rotating"), (20, "revoked")),
+        told=((0, "due"), (7, "reminder 7"), (21, "retired silent")),
+        ends=((0, "rotation_due"), (10, "rotating"), (21, "revoked")),
     ),
     "extending": Owner(
         rotates=3, grace_days=8, extends=(7, 8), new_from=14, old_until=LONG,

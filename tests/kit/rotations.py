@@ -33,7 +33,7 @@ def rotations_of_every_kind() -> list[Aggregate]:
     rotated = DUE + 11 * DAY
     key.rotate(key_id(12), grace=20 * DAY, grace_starts=GraceStart.FIRST_USE, by=origin(rotated))
     rotation.look(key, NONE, by=origin(rotated, actor=job))
-    used = Traffic(predecessor_last=rotated + DAY, successor_first=rotated)
+    used = Traffic(predecessor_last=rotated, successor_first=rotated)
     rotation.look(key, used, by=origin(rotated + DAY, actor=job))
     key.begin_grace(first_use=rotated, by=origin(rotated + DAY))
     rotation.look(key, used, by=origin(rotated + DAY, actor=job))
