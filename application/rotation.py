@@ -58,7 +58,7 @@ class RotationWorkflow:
         return None if ended and by.at - event.timestamp > LONG_OVER else Rotation.of(key, by=by)
 
     def react(self, process: Process, *, by: Origin) -> Sequence[Aggregate]:
-        """Looks at the key and the traffic on it and on its successor."""
+        """Looks at the key, at the traffic on it and on its successor, and at whether their account is suspended."""
         if not isinstance(process, Rotation):
             raise TypeError(type(process).__name__)
         key = self._ledger.load(ApiKey, process.key_id)
@@ -89,8 +89,11 @@ class RotationWorkflow:
             return Traffic(predecessor_last=None, successor_first=None)
         usage = self._usage.of_keys([key.key_id, key.replaced_by])
         successor = self._ledger.load(ApiKey, key.replaced_by)
+        account = self._ledger.load(Account, str(key.account_id))
         return Traffic(
             usage[key.key_id].last_used_at,
             usage[key.replaced_by].first_used_at,
             is_successor_revoked=successor.revoked_at is not None and successor.replaced_by is None,
+            is_suspended=account.suspended,
+            reinstated_at=account.reinstated_at,
         )

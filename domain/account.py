@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import ClassVar, Self
 
 from domain.access import Plan
@@ -70,8 +71,9 @@ class Reinstated(Event):
     TOPIC: ClassVar[str] = "account.reinstated"
 
     def apply(self, aggregate: "Account") -> None:
-        """Lets the account run."""
+        """Lets the account run, and remembers since when."""
         aggregate.suspended = False
+        aggregate.reinstated_at = self.timestamp
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ class Account(Aggregate, topic="account"):
         self.plan = Plan(plan)
         self.rotation_due_days = ROTATION_DUE_DAYS
         self.suspended = False
+        self.reinstated_at: datetime | None = None
         self.notice_email: MailAddress | None = None
         self.muted: frozenset[NoticeKind] = frozenset()
         self.handover: Handover | None = None

@@ -100,6 +100,7 @@ class ApiKey(Aggregate, topic="api_key"):
         self.revoked_at: datetime | None = None
         self.revoked_for: str | None = None
         self.disabled = False
+        self.enabled_at: datetime | None = None
         self.rotation_flagged = False
         self.created_at = created_at or self.created_on
         self.expiry_announced_at: datetime | None = None

@@ -212,8 +212,9 @@ class Enabled(Event):
     TOPIC: ClassVar[str] = "key.enabled"
 
     def apply(self, aggregate: "ApiKey") -> None:
-        """Lets the key run."""
+        """Lets the key run, and remembers since when."""
         aggregate.disabled = False
+        aggregate.enabled_at = self.timestamp
 
 
 @dataclass(frozen=True)

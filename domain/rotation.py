@@ -74,12 +74,15 @@ class Step(StrEnum):
 class Traffic:
     """Accepted uses of both keys, up to the moment of the look; None: never, or no such key.
 
-    ``is_successor_revoked``: it is, and nothing has taken its place.
+    ``is_successor_revoked``: it is, and nothing has taken its place. ``is_suspended``: their account is, so that
+    neither can be used; ``reinstated_at``: when it was let run again, the last time; None: it was never suspended.
     """
 
     predecessor_last: datetime | None
     successor_first: datetime | None
     is_successor_revoked: bool = False
+    is_suspended: bool = False
+    reinstated_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,12 +290,11 @@ class Rotation(Process, topic="rotation"):
 
     def _watch(self, key: ApiKey, traffic: Traffic, by: Origin) -> bool:
         """Whether the old key has been silent for long enough while the new one is in use."""
-        silent_at = self._silent_at(traffic)
+        silent_at = self._silent_at(key, traffic)
         if silent_at is not None and by.at >= silent_at:
             return True
-        if traffic.predecessor_last is not None and any(
-            timer.step == SILENCE and timer.due_at <= by.at for timer in self.timers
-        ):
+        waited = [timer.due_at for timer in self.timers if timer.step == SILENCE and timer.due_at <= by.at]
+        if traffic.predecessor_last is not None and any(at < traffic.predecessor_last + SILENT_AFTER for at in waited):
             self._step(StillInUse, key, Step.OVERLAP, by, last_used_at=traffic.predecessor_last)
         warn_at = self._warn_at()
         if warn_at is not None and by.at >= warn_at and self._is_needed(traffic):
@@ -335,17 +337,31 @@ class Rotation(Process, topic="rotation"):
         if self.step == Step.POSTPONED:
             timers.append(Timer("due", key.rotation_due_at))
         if self.step == Step.OVERLAP:
-            if (silent_at := self._silent_at(traffic)) is not None:
+            if (silent_at := self._next_silence(key, traffic, now)) is not None:
                 timers.append(Timer(SILENCE, silent_at))
             if (warn_at := self._warn_at()) is not None:
                 timers.append(Timer("warning", warn_at))
         # What was due by now is done: a timer that stays would only fire again.
         return [timer for timer in timers if timer.due_at > now]
 
-    def _silent_at(self, traffic: Traffic) -> datetime | None:
-        if self.successor_used_at is None or self.overlap_began_at is None:
+    def _next_silence(self, key: ApiKey, traffic: Traffic, now: datetime) -> datetime | None:
+        """When to look whether the old key is silent; None: not before something happens to it."""
+        if not traffic.is_suspended or self.successor_used_at is None:
+            return self._silent_at(key, traffic)
+        # No event of the key tells that its account is reinstated. What is waited for stays as it is, as at any look.
+        waited = [timer.due_at for timer in self.timers if timer.step == SILENCE and timer.due_at > now]
+        return min(waited, default=now + SILENT_AFTER)
+
+    def _silent_at(self, key: ApiKey, traffic: Traffic) -> datetime | None:
+        """When the old key has been silent for long enough; None: that is not known, or proves nothing.
+
+        While we refuse it ourselves it cannot be used: it is silent from the time on at which it is accepted again.
+        """
+        if self.successor_used_at is None or self.overlap_began_at is None or key.disabled or traffic.is_suspended:
             return None
-        return max(traffic.predecessor_last or NEVER, self.successor_used_at, self.overlap_began_at) + SILENT_AFTER
+        accepted = max(key.enabled_at or NEVER, traffic.reinstated_at or NEVER)
+        used = max(traffic.predecessor_last or NEVER, self.successor_used_at)
+        return max(accepted, used, self.overlap_began_at) + SILENT_AFTER
 
     def _warn_at(self) -> datetime | None:
         """When the owner is to be warned of the present end; None: there is none, or the owner was."""

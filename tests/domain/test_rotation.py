@@ -119,6 +119,38 @@ def test_a_weekly_job_that_comes_late_is_not_cut_off() -> None:
             assert rotation.look(key, used, by=origin(at)) == ()
 
 
+def test_a_predecessor_that_is_disabled_is_not_silent() -> None:
+    """Nobody can use it: it is not ended for that, and has eight days from the time on at which it is enabled."""
+    key, rotation = rotating(60 * DAY)
+    used = Traffic(predecessor_last=NOON + DAY, successor_first=NOON + DAY)
+    rotation.look(key, used, by=origin(NOON + DAY))
+    key.disable(by=origin(NOON + 2 * DAY))
+    rotation.look(key, used, by=origin(NOON + 2 * DAY))
+    assert timers(rotation) == {"warning": 57 * DAY}
+    assert rotation.look(key, used, by=origin(NOON + 30 * DAY)) == ()
+    key.enable(by=origin(NOON + 30 * DAY))
+    assert rotation.look(key, used, by=origin(NOON + 30 * DAY)) == ()
+    assert timers(rotation) == {"silence": 38 * DAY, "warning": 57 * DAY}
+    assert rotation.look(key, used, by=origin(NOON + 38 * DAY)) == (Retire(key.key_id),)
+    assert told(rotation) == ["successor_used", "retired", "closed"]
+
+
+def test_a_predecessor_of_a_suspended_account_is_not_silent() -> None:
+    """It is looked at again and again, since no event tells the end of that; eight days count from there."""
+    key, rotation = rotating(60 * DAY)
+    last: dict[str, Any] = {"predecessor_last": NOON + DAY, "successor_first": NOON + DAY}
+    rotation.look(key, Traffic(**last), by=origin(NOON + DAY))
+    suspended = Traffic(**last, is_suspended=True)
+    for day in (5, 9, 10):
+        assert rotation.look(key, suspended, by=origin(NOON + day * DAY)) == ()
+    assert timers(rotation) == {"silence": 17 * DAY, "warning": 57 * DAY}
+    reinstated = Traffic(**last, reinstated_at=NOON + 12 * DAY)
+    assert rotation.look(key, reinstated, by=origin(NOON + 17 * DAY)) == ()
+    assert timers(rotation) == {"silence": 20 * DAY, "warning": 57 * DAY}
+    assert rotation.look(key, reinstated, by=origin(NOON + 20 * DAY)) == (Retire(key.key_id),)
+    assert told(rotation) == ["successor_used", "retired", "closed"]
+
+
 def test_a_predecessor_is_not_silenced_while_its_successor_is_unused() -> None:
     """However long nobody uses either: the end of grace decides, and the owner is warned of it."""
     key, rotation = rotating(40 * DAY)

@@ -10,6 +10,7 @@ import structlog
 from application.ledger import Ledger
 from application.rotation import RotationWorkflow
 from application.workflow import WorkflowManagement
+from domain.account import Account
 from domain.api_key import ApiKey, GraceStart, RevocationReason
 from domain.events import Aggregate, Origin
 from domain.ids import WebhookEndpointId
@@ -20,7 +21,7 @@ from infrastructure.postgres.pool import Database
 from infrastructure.postgres.workflow import PostgresProcesses
 from infrastructure.workflow import LoggedBoundary
 from tests.kit.books import rebuilt
-from tests.kit.builders import NOON, SettableClock, a_key, an_account, entropy, key_id, origin
+from tests.kit.builders import NOON, SettableClock, a_key, account_id, an_account, entropy, key_id, origin
 from tests.kit.rotations import NONE
 from tests.kit.workflow import Crashed, CrashingBoundary, Scheduler, open_ledger
 
@@ -160,6 +161,30 @@ def test_a_successor_that_was_revoked_and_changes_nothing_is_not_looked_at_for_e
         ledger.append(key, successor)
     scheduler.sweep()
     assert scheduler.engine.run() == 0
+
+
+def test_a_key_is_not_retired_for_the_time_that_its_account_was_suspended(
+    database: Database, conninfo: str, ledger: Ledger, clock: SettableClock
+) -> None:
+    """Silent while nobody could use it, it lives; silent for eight days after that, it is retired."""
+    scheduler = Scheduler(database, clock=clock)
+    key = ledger.load(ApiKey, key_id(1))
+    key.rotate(key_id(2), grace=60 * DAY, grace_starts=GraceStart.NOW, by=origin(clock.at))
+    ledger.append(key, a_key(number=2, replaces=key))
+    with psycopg.connect(conninfo) as connection:
+        for used in (key_id(1), key_id(2)):
+            connection.execute("INSERT INTO usage.totals VALUES (%s, 1, 0, %s, %s)", (used, clock.at, clock.at))
+    ledger.change(Account, account_id(), lambda account: account.suspend(by=origin(clock.at)))
+    for day in range(1, 19):
+        clock.at = NOON + day * DAY
+        if day == 11:
+            ledger.change(Account, account_id(), lambda account: account.reinstate(by=origin(clock.at)))
+        scheduler.sweep()
+        assert ledger.load(ApiKey, key_id(1)).status(clock.at) is KeyStatus.ROTATING, day
+    clock.at = NOON + 19 * DAY
+    scheduler.sweep()
+    assert story(conninfo)[-2:] == ["rotation.retired", "rotation.closed"]
+    assert ledger.load(ApiKey, key_id(1)).status(clock.at) is KeyStatus.REVOKED
 
 
 @pytest.mark.parametrize("edge", ["before", "after"])
