@@ -75,15 +75,24 @@ def _rotation_reminder(notice: Notice) -> Words:
 
 def _retiring_soon(notice: Notice) -> Words:
     needed = "Its successor is in use, and something still uses this one, too."
-    if notice.details.get("successor_used") == "False":
+    advice = "Find what still uses it, and give that the successor; or put the end off."
+    to_replace: tuple[str, ...] = ()
+    if not notice.details.get("successor_id"):
+        needed = "Its successor was revoked, so no key takes its place."
+        advice = (
+            "If something needs a key still, create another successor and put that in its place; or put the end off."
+        )
+        to_replace = _to_rotate(notice)
+    elif notice.details.get("successor_used") == "False":
         needed = "Its successor has not been used yet."
     return Words(
         subject=f"API key {_known_as(notice)} retires soon and is still needed",
         lead=f"This API key will soon be refused. {needed}",
         facts=_facts(notice, "Noticed", "retires_at", "last_used_at", "successor_id"),
-        advice="Find what still uses it, and give that the successor; or put the end off.",
+        advice=advice,
         commands=(
             f"keyledger logs --key {notice.thing_id}",
+            *to_replace,
             f"keyledger key extend {notice.thing_id} --grace-seconds 604800",
         ),
     )

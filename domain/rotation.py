@@ -75,7 +75,7 @@ class Traffic:
     """Accepted uses of both keys, up to the moment of the look; None: never, or no such key.
 
     ``is_successor_revoked``: it is, and nothing has taken its place. ``is_suspended``: their account is, so that
-    neither can be used; ``reinstated_at``: when it was let run again, the last time; None: it was never suspended.
+    neither can be used; ``reinstated_at``: when it was let run again, the last time; None: it never was.
     """
 
     predecessor_last: datetime | None
@@ -303,8 +303,9 @@ class Rotation(Process, topic="rotation"):
                 key,
                 Step.OVERLAP,
                 by,
+                successor_id=None if traffic.is_successor_revoked else key.replaced_by,
                 last_used_at=traffic.predecessor_last,
-                successor_used=self.successor_used_at is not None,
+                successor_used=self.successor_used_at is not None and not traffic.is_successor_revoked,
             )
         return False
 
@@ -355,9 +356,12 @@ class Rotation(Process, topic="rotation"):
     def _silent_at(self, key: ApiKey, traffic: Traffic) -> datetime | None:
         """When the old key has been silent for long enough; None: that is not known, or proves nothing.
 
-        While we refuse it ourselves it cannot be used: it is silent from the time on at which it is accepted again.
+        While we refuse it ourselves it cannot be used: it is silent from the time on at which it is accepted again. And
+        once its successor is revoked it is the only key that is left.
         """
-        if self.successor_used_at is None or self.overlap_began_at is None or key.disabled or traffic.is_suspended:
+        if self.successor_used_at is None or self.overlap_began_at is None:
+            return None
+        if key.disabled or traffic.is_suspended or traffic.is_successor_revoked:
             return None
         accepted = max(key.enabled_at or NEVER, traffic.reinstated_at or NEVER)
         used = max(traffic.predecessor_last or NEVER, self.successor_used_at)
@@ -370,7 +374,7 @@ class Rotation(Process, topic="rotation"):
         return self.retires_at - min(WARN_BEFORE_MAX, timedelta(seconds=self.grace_seconds) / WARN_BEFORE_SHARE)
 
     def _is_needed(self, traffic: Traffic) -> bool:
-        if self.successor_used_at is None:
+        if self.successor_used_at is None or traffic.is_successor_revoked:
             return True
         return traffic.predecessor_last is not None and traffic.predecessor_last > self.successor_used_at
 

@@ -307,6 +307,7 @@ class RetiringSoon(RotationEvent):
     """The old key is refused from ``retires_at`` on, and is needed still: it is in use, or its successor is not.
 
     ``last_used_at``: the old key's last use; None: never. ``successor_used``: whether the successor was used at all.
+    ``successor_id`` None: the successor was revoked, used or not (the previous release named it all the same).
     """
 
     TOPIC: ClassVar[str] = "rotation.retiring_soon"
@@ -315,8 +316,10 @@ class RetiringSoon(RotationEvent):
     successor_used: bool
 
     def apply(self, aggregate: "Rotation") -> None:
-        """Remembers which end the owner was warned of."""
+        """Remembers which end the owner was warned of; the overlap is that of the same two keys."""
+        successor_id = aggregate.successor_id
         super().apply(aggregate)
+        aggregate.successor_id = successor_id
         aggregate.warned_for = self.retires_at
 
 

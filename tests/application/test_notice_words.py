@@ -62,6 +62,22 @@ def test_a_retired_key_without_a_successor_is_not_said_to_be_replaced() -> None:
     assert "nothing to do" in replaced.advice
 
 
+def test_a_key_that_retires_soon_is_said_to_have_the_successor_that_it_has() -> None:
+    """In use, not used yet, or revoked: then there is none to give to whatever uses the key."""
+    in_use, unused, revoked = (
+        words_of(a_notice(NoticeKind.RETIRING_SOON, details=details))
+        for details in (
+            {"successor_id": key_id(2), "successor_used": "True"},
+            {"successor_id": key_id(2), "successor_used": "False"},
+            {"successor_used": "False"},
+        )
+    )
+    assert ("is in use" in in_use.lead, "give that the successor" in in_use.advice) == (True, True)
+    assert ("not been used" in unused.lead, "give that the successor" in unused.advice) == (True, True)
+    assert ("was revoked" in revoked.lead, "create another successor" in revoked.advice) == (True, True)
+    assert [line.split()[2] for line in revoked.commands if " key " in line] == ["rotate", "extend"]
+
+
 def test_a_mail_that_no_link_turns_off_has_none() -> None:
     """A security notice says nothing of one."""
     words = words_of(a_notice(NoticeKind.ATTACKED))

@@ -278,6 +278,24 @@ def test_a_key_with_an_end_keeps_it_when_its_successor_is_revoked() -> None:
     assert [event.TOPIC for event in events if event.TOPIC == "rotation.retiring_soon"]
 
 
+def test_a_key_whose_successor_is_revoked_after_use_is_not_retired_as_silent() -> None:
+    """It is the only one left: it keeps its end, once, and its owner is warned of that as of a key without another."""
+    key, rotation = rotating(60 * DAY)
+    last: dict[str, Any] = {"predecessor_last": NOON, "successor_first": NOON + DAY}
+    rotation.look(key, Traffic(**last), by=origin(NOON + DAY))
+    assert timers(rotation) == {"silence": 9 * DAY, "warning": 57 * DAY}
+    revoked = Traffic(**last, is_successor_revoked=True)
+    assert rotation.look(key, revoked, by=origin(NOON + 9 * DAY)) == ()
+    assert timers(rotation) == {"warning": 57 * DAY}
+    for day in (57, 58):
+        assert rotation.look(key, revoked, by=origin(NOON + day * DAY)) == ()
+    used, warning = happened(rotation)
+    assert (used.TOPIC, warning.TOPIC) == ("rotation.successor_used", "rotation.retiring_soon")
+    assert (warning.successor_id, warning.successor_used) == (None, False)
+    rotation.look(key, revoked, by=origin(NOON + 60 * DAY))
+    assert [event.successor_id for event in happened(rotation) if event.TOPIC == "rotation.retired"] == [None]
+
+
 def test_a_key_that_expires_before_its_grace_begins_closes_its_rotation_as_expired() -> None:
     """It came to its own end: nobody retired it."""
     key = a_key(expires_at=NOON + 2 * DAY)
