@@ -49,11 +49,12 @@ _ROTATING_ACTORS = frozenset({"system:retirement", "system:workflow"})
 
 @dataclass(frozen=True, slots=True)
 class KnownKey:
-    """What people know a key by, and whether it has a successor."""
+    """What people know a key by, whether it has a successor, and whether somebody cancelled the rotation to that."""
 
     name: str
     prefix: str
     is_replaced: bool = False
+    is_rotation_cancelled: bool = False
 
 
 FindKey = Callable[[str], KnownKey | None]
@@ -94,11 +95,14 @@ def notice_of(event: Event, *, find_key: FindKey) -> Notice | None:
 
 
 def _is_told_by_rotation(event: Event, find_key: FindKey) -> bool:
-    """Whether the end of the key is that of its rotation; anybody may give that reason for a key that has none."""
+    """Whether the end of the key is told by its rotation; anybody may give that reason for a key that has none.
+
+    One that was cancelled tells nothing.
+    """
     if not isinstance(event, api_key_events.Revoked) or event.reason != RevocationReason.ROTATED:
         return False
-    key = find_key(event.originator_id)
-    return event.actor in _ROTATING_ACTORS or (key is not None and key.is_replaced)
+    key = find_key(event.originator_id) or KnownKey("", "")
+    return not key.is_rotation_cancelled and (key.is_replaced or event.actor in _ROTATING_ACTORS)
 
 
 def _told(event: Event) -> tuple[NoticeKind, dict[str, Any]] | None:  # noqa: C901, PLR0911, PLR0912 - one case an event

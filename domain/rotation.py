@@ -57,6 +57,7 @@ HAND_OVER = "hand over"
 GO_ON = "go on"
 LOST_AFTER = timedelta(minutes=5)
 SILENT = "silent"
+AT_ONCE = "at_once"
 
 
 class Step(StrEnum):
@@ -310,21 +311,22 @@ class Rotation(Process, topic="rotation"):
         return False
 
     def _end(self, key: ApiKey, status: KeyStatus, traffic: Traffic, *, silent: bool, by: Origin) -> None:
-        outcome = "rotated"
-        if key.replaced_by is None or status is KeyStatus.EXPIRED or self._is_in_vain(key, traffic):
-            outcome = status.value
-        else:
+        is_replaced = key.replaced_by is not None and status is not KeyStatus.EXPIRED
+        in_vain = self._is_in_vain(key, traffic)
+        # Revoked as rotated, a key with a successor is told of by its rotation alone, also when nobody has that one.
+        if is_replaced and (not in_vain or key.revoked_for == RevocationReason.ROTATED):
             retired_at = by.at if silent else revoked_since(key, by.at) or by.at
-            reason = SILENT if silent else self._reason(key)
+            reason = SILENT if silent else AT_ONCE if in_vain else self._reason(key)
             successor_id = None if traffic.is_successor_revoked else key.replaced_by
             values: dict[str, Any] = {"retired_at": retired_at, "reason": reason, "successor_id": successor_id}
             self._step(Retired, key, Step.OVERLAP, by, **values)
+        outcome = "rotated" if is_replaced and not in_vain else status.value
         self._step(Closed, key, Step.CLOSED, by, outcome=outcome)
 
     def _reason(self, key: ApiKey) -> str:
         match key.revoked_for:
             case None | RevocationReason.ROTATED:
-                return "grace_over" if self.grace_seconds else "at_once"
+                return "grace_over" if self.grace_seconds else AT_ONCE
             case RevocationReason.COMPROMISED:
                 return "compromised"
             case _:

@@ -327,8 +327,9 @@ class RetiringSoon(RotationEvent):
 class Retired(RotationEvent):
     """The old key is refused from ``retired_at`` on; ``successor_id`` None: the successor was revoked, too.
 
-    ``reason``: ``grace_over``, ``silent`` (nobody had used it any more), ``at_once`` (no grace was asked for),
-    ``compromised``, or ``revoked`` (by hand, while the two overlapped).
+    ``reason``: ``grace_over``, ``silent`` (nobody had used it any more), ``at_once`` (no grace was asked for, or it was
+    revoked as rotated while its successor could not be handed over), ``compromised``, or ``revoked`` (by hand, while
+    the two overlapped).
     """
 
     TOPIC: ClassVar[str] = "rotation.retired"

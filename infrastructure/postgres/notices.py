@@ -12,7 +12,7 @@ from application.notice_words import SUSPENDED
 from application.notifications import TOPICS, KnownKey, address_of, notice_of
 from application.outbox import NewMessage
 from domain.events import Event
-from domain.ids import AccountId
+from domain.ids import AccountId, KeyId, RotationId
 from infrastructure.postgres.accounts import PostgresAccounts
 
 
@@ -21,13 +21,19 @@ class NoticeSource:
 
     topics = TOPICS
 
-    KEY = "SELECT name, prefix, replaced_by IS NOT NULL FROM views.keys WHERE key_id = %(key_id)s"
+    # A key has one rotation, whose id is made of its own.
+    KEY = """
+        SELECT name, prefix, replaced_by IS NOT NULL,
+               EXISTS (SELECT FROM workflow.processes WHERE process_id = %(rotation_id)s AND state = 'cancelled')
+        FROM views.keys WHERE key_id = %(key_id)s
+    """
 
     def messages_for(self, cursor: Cursor[TupleRow], event: Event, position: int) -> Sequence[NewMessage]:
         """One to the account's address, or none."""
 
         def find_key(key_id: str) -> KnownKey | None:
-            row = cursor.execute(self.KEY, {"key_id": key_id}).fetchone()
+            values = {"key_id": key_id, "rotation_id": RotationId.of_key(KeyId(key_id))}
+            row = cursor.execute(self.KEY, values).fetchone()
             return None if row is None else KnownKey(*row)
 
         notice = notice_of(event, find_key=find_key)

@@ -94,6 +94,17 @@ def test_the_end_of_a_rotation_is_told_by_the_rotation(actor: str, *, is_replace
     assert notice_of(key.pending_events[-1], find_key=lambda _: known) is None
 
 
+@pytest.mark.parametrize("actor", ["key:key_000000009", "system:retirement"])
+def test_the_end_of_a_rotation_that_was_cancelled_is_told_as_a_revoke(actor: str) -> None:
+    """The rotation tells nothing any more, whoever ends the key."""
+    key = a_key()
+    key.revoke(reason=RevocationReason.ROTATED, note=None, by=origin(actor=actor))
+    known = KnownKey("Production API", "sk_live_000000001", is_replaced=True, is_rotation_cancelled=True)
+    notice = notice_of(key.pending_events[-1], find_key=lambda _: known)
+    assert notice is not None
+    assert notice.kind is NoticeKind.REVOKED
+
+
 def test_a_webhook_that_its_owner_disabled_is_no_news() -> None:
     """One that the service disabled is; its address is told without what may stand in the query."""
     told: dict[DisabledReason, Notice | None] = {}

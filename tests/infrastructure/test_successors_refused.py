@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
+import psycopg
 import pytest
 
 from application.keys import KeyChange
@@ -246,6 +247,38 @@ def test_a_hand_over_that_is_over_leaves_no_successor(
     owner.later(30 * DAY)
     owner.run()
     assert (owner.story(), len(receiver.hits())) == (over, 1)
+
+
+@pytest.mark.parametrize(("before", "kind"), [(None, "retired"), (cancelled, "revoked")], ids=["running", "cancelled"])
+@pytest.mark.parametrize("reason", [RevocationReason.ROTATED, RevocationReason.OTHER])
+def test_whoever_revokes_a_key_between_two_attempts_is_told_once(  # noqa: PLR0913, PLR0917 - what may have been before
+    back: Back,
+    receiver: WebhookReceiver,
+    conninfo: str,
+    reason: RevocationReason,
+    before: Callable[[Owner], None] | None,
+    kind: str,
+) -> None:
+    """As rotated it is retired, and the mail names no successor; otherwise, and once cancelled, it is revoked."""
+    owner = Owner(back, receiver, conninfo, "/500")
+    owner.run()
+    if before is not None:
+        before(owner)
+    back.manage.keys.revoke(
+        account_id=owner.key.account_id, key_id=owner.key.id, reason=reason, note=None, by=back.origin()
+    )
+    owner.run()
+    owner.run()
+    assert owner.live_successors() == []
+    ends = [(what, about) for what, about in Told(back, conninfo).messages() if what in {"retired", "revoked"}]
+    assert ends == [(kind if reason is RevocationReason.ROTATED else "revoked", owner.key.id)]
+    with psycopg.connect(conninfo) as connection:
+        retired = connection.execute(
+            "SELECT state ->> 'successor_id', state ->> 'reason' FROM ("
+            " SELECT convert_from(state, 'UTF8')::jsonb AS state FROM ledger.events WHERE topic = 'rotation.retired'"
+            ") AS retired"
+        ).fetchall()
+    assert retired == ([(None, "at_once")] if ends[0][0] == "retired" else [])
 
 
 class Meanwhile:
