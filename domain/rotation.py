@@ -206,14 +206,14 @@ class Rotation(Process, topic="rotation"):
         if error is None and key.replaced_by != self.offered_id:
             return
         values: dict[str, Any] = {"endpoint_id": self.handover_to, "attempt": attempt}
+        retry_at = None if final or error is None else self._retry_at(self.handover_attempts, by)
         if error is None:
             self._step(HandedOver, key, Step.HANDOVER, by, **values)
         else:
-            retry_at = None if final else self._retry_at(self.handover_attempts, by)
             step = Step.DUE if retry_at is None else Step.HANDOVER
             self._step(HandoverFailed, key, step, by, error=error, retry_at=retry_at, **values)
         goes_on = self.state is ProcessState.RUNNING
-        if self.handover_at is not None:
+        if retry_at is not None:
             is_wanted = goes_on and _is_to_be_replaced(key, by)
             self.schedule((self._next_hand_over(by, is_wanted=is_wanted),), by=by)
         else:
