@@ -177,6 +177,26 @@ def test_any_request_line_has_an_answer_of_ours(server: HttpServer, owner: Owner
     check_answer(heard)
 
 
+REFUSED = [
+    ("GET /notifications/mute", 422, False),
+    ("GET /api/keys?limit=1000", 422, True),
+    ("POST /api/keys", 400, True),
+    ("POST /api/campaigns", 400, True),
+]
+
+
+@pytest.mark.parametrize("host", ["a:b", "x:99999", "x:-1", "x:", "[::1", "[::1]:a", ""])
+def test_a_host_changes_no_refusal(server: HttpServer, owner: Owner, host: str) -> None:
+    """What `Host` says names nothing here: a faulty query and a missing body are told, with it as without it."""
+    for line, status, with_key in REFUSED:
+        lines = [f"{line} HTTP/1.1", f"Host: {host}", "Connection: close"]
+        if with_key:
+            lines.append(f"Authorization: Bearer {owner.key.secret}")
+        [heard] = server.hear(("\r\n".join(lines) + "\r\n\r\n").encode())
+        assert heard.status == status, line
+        check_answer(heard)
+
+
 def test_older_clients_are_served(server: HttpServer) -> None:
     """HTTP/1.0, and bare line feeds, get their answer."""
     for raw in (b"GET /health/live HTTP/1.0\r\n\r\n", b"GET /health/live HTTP/1.1\nHost: x\nConnection: close\n\n"):
