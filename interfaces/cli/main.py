@@ -9,7 +9,7 @@ from typing import cast
 
 from interfaces.cli.exits import Exit, explained
 from interfaces.cli.grammar import parse
-from interfaces.cli.terminal import flush, say, take_any_character
+from interfaces.cli.terminal import flush, say, take_any_character, without_credentials
 from interfaces.settings import Settings
 
 Command = Callable[[Namespace, Settings], int]
@@ -30,7 +30,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return Exit.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last line of defence: one line, no traceback, no secret
         code, reason = explained(error)
-        say(reason)
+        say(without_credentials(reason))  # which may quote what was typed
     return code
 
 

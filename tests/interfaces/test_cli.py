@@ -317,6 +317,17 @@ def test_a_credential_typed_in_the_wrong_place_is_not_repeated(keyledger: Keyled
         assert "bbbb" not in keyledger(*words).err
 
 
+@pytest.mark.parametrize("option", ["--scope", "--allow-ip"])
+def test_a_credential_typed_as_a_value_is_not_repeated(keyledger: Keyledger, account: str, option: str) -> None:
+    """What is refused is quoted up to 50 characters, which of a key would be its whole secret."""
+    credential = "sk_live_" + "a" * 9 + "_" + "b" * 43
+    create = ("key", "create", "--account", account, "--name", "x", "--environment", "live")
+    done = keyledger(*create, option, credential)
+    _assert_refused(done, Exit.REFUSED)
+    assert done.err.startswith(f"keyledger: {option}: ")
+    assert "bbbb" not in done.err + done.out
+
+
 def test_an_account_is_not_called_by_a_credential(keyledger: Keyledger) -> None:
     """It is refused, and not repeated."""
     credential = "sk_live_" + "a" * 9 + "_" + "b" * 43
