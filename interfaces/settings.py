@@ -167,16 +167,22 @@ class _Reader:
         return self._environment.get(name) or None
 
     def secret(self, name: str) -> str | None:
-        """The variable, or the contents of the file that its ``_FILE`` twin names."""
+        """The variable, or the contents of the file that its ``_FILE`` twin names.
+
+        An empty file is none: what is not there yet must not be taken for what is not wanted.
+        """
         file = self.text(f"{name}_FILE")
         if file is None:
             return self.text(name)
         try:
-            return Path(file).read_text(encoding="utf-8").strip() or None
+            text = Path(file).read_text(encoding="utf-8").strip()
         except OSError as error:
             raise SettingError(f"KEYLEDGER_{name}_FILE: {file} cannot be read: {error.strerror}") from error
         except UnicodeDecodeError:  # which holds what it has read, so it is not kept as the cause
             raise SettingError(f"KEYLEDGER_{name}_FILE: {file} is not text (UTF-8)") from None
+        if not text:
+            raise SettingError(f"KEYLEDGER_{name}_FILE: {file} is empty")
+        return text
 
     def number(self, name: str, default: int, *, low: int, high: int) -> int:
         text = self.text(name)

@@ -364,6 +364,19 @@ def test_a_file_that_is_not_text_is_told_by_its_setting(keyledger: Keyledger, tm
     assert done.err == f"keyledger: {setting}_FILE: {file} is not text (UTF-8)\n"
 
 
+@pytest.mark.parametrize("setting", ["KEYLEDGER_DATABASE_URL", "KEYLEDGER_SECRET_KEYS", "KEYLEDGER_SMTP_URL"])
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_a_file_that_is_empty_refuses_the_start(
+    keyledger: Keyledger, tmp_path: Path, setting: str, content: str
+) -> None:
+    """A secret that is not mounted yet is not one that is left out: no database or secret is made in its place."""
+    file = tmp_path / "file"
+    file.write_text(content)
+    done = keyledger("account", "list", **{f"{setting}_FILE": str(file)})
+    _assert_refused(done, Exit.USAGE)
+    assert done.err == f"keyledger: {setting}_FILE: {file} is empty\n"
+
+
 def test_a_reader_that_goes_away_ends_the_command_without_a_word(keyledger: Keyledger, account: str) -> None:
     """`keyledger key list | head` is no error of anybody's: the code of an end by SIGPIPE, and nothing said."""
     reader, writer = os.pipe()
