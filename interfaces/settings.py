@@ -289,7 +289,8 @@ def _traces(values: _Reader) -> TraceReceiver | None:
     pairs = [part.partition("=") for part in (headers or "").split(",") if part.strip()]
     given = {unquote(key.strip()): unquote(value.strip()) for key, _, value in pairs}
     if not all(
-        re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", key) and value.isprintable() for key, value in given.items()
+        re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", key) and value.isascii() and value.isprintable()
+        for key, value in given.items()
     ):
         raise SettingError("OTEL_EXPORTER_OTLP_HEADERS must be name=value, comma separated")  # they may be secrets
     return TraceReceiver(f"{url}/v1/traces", given, name or SERVICE_NAME, float(ratio))

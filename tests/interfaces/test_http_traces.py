@@ -154,6 +154,7 @@ def await_troubles(server: HttpServer) -> None:
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:secret@collector"},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector", "OTEL_EXPORTER_OTLP_HEADERS": "a b=secret"},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector", "OTEL_EXPORTER_OTLP_HEADERS": "a=secret%0D%0Ab"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector", "OTEL_EXPORTER_OTLP_HEADERS": "a=secret%E6%97%A5"},
         {"OTEL_TRACES_SAMPLER_ARG": "1.5"},
     ],
 )
