@@ -10,7 +10,7 @@ from datetime import datetime
 from threading import BoundedSemaphore, Lock
 from typing import NamedTuple
 
-from application.imported_keys import ImportedKeys
+from application.imported_keys import BCRYPT_WAIT_SECONDS, TOO_MANY, ImportedKeys
 from application.ports import Clock, CredentialHashes, Keys, StoredKey, Verifiers
 from application.verified_keys import VerifiedKey, VerifiedKeys
 from domain.access import Address, Feature, Scope
@@ -147,7 +147,8 @@ class Authenticator:
     ) -> Authentication:
         """As ``recall``, for a credential that it could not answer; one look-up at a time for each credential.
 
-        Raises UnavailableError when the view cannot be read: what cannot be checked is not accepted.
+        Raises UnavailableError when the view cannot be read, or bcrypts are asked for faster than they can be computed:
+        what cannot be checked is not accepted.
         """
         fingerprint = self._verified.fingerprint(raw)
         known_through = self._verified.known_through
@@ -217,9 +218,13 @@ class Authenticator:
         if stored.receipt is not None and self._hashes.receipt_is_valid(presented.raw, stored.receipt):
             return True
         # No receipt, or one under a secret that is gone: one bcrypt, and the next use has a receipt again.
-        with self._bcrypt:
+        if not self._bcrypt.acquire(timeout=BCRYPT_WAIT_SECONDS):
+            raise UnavailableError(TOO_MANY)  # those behind it may have their receipts
+        try:
             if not self._verifiers.verify(presented.raw, stored.verifier):
                 return False
+        finally:
+            self._bcrypt.release()
         self._keys.keep_receipt(stored.facts.key_id, self._hashes.receipt(presented.raw))
         return True
 

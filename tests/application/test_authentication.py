@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from application.authentication import BCRYPT_AT_ONCE, Authentication, Authenticator, Need
+from application.imported_keys import BCRYPT_WAIT_SECONDS
 from application.ports import StoredKey
 from application.verified_keys import Change, VerifiedKeys
 from domain.access import Plan, Scope, Scopes
@@ -300,6 +301,21 @@ def test_slow_hashes_are_bounded(world: World, threads: Threads) -> None:
     world.verifiers.passing.set()
     assert {use.result().verdict for use in uses} == {Verdict.OK}
     assert world.verifiers.most_at_once == BCRYPT_AT_ONCE
+
+
+def test_who_waits_too_long_for_a_slow_hash_is_turned_away(world: World, threads: Threads) -> None:
+    """Not for ever behind those before it, whose thread others need; it is accepted as soon as there is room."""
+    *first, late = [world.store(number, receipt=False) for number in range(1, BCRYPT_AT_ONCE + 2)]
+    world.verifiers.passing.clear()
+    uses = [threads(lambda raw=raw: world.authenticate(raw)) for raw in first]
+    eventually(lambda: world.verifiers.at_once == BCRYPT_AT_ONCE, "the first ones hash")
+    turned_away = threads(lambda: world.authenticate(late))
+    try:
+        assert isinstance(turned_away.exception(BCRYPT_WAIT_SECONDS + 10), UnavailableError)
+    finally:
+        world.verifiers.passing.set()
+    assert {use.result().verdict for use in uses} == {Verdict.OK}
+    assert world.verdict(late) is Verdict.OK
 
 
 def test_look_ups_of_one_credential_share_one_read(world: World, threads: Threads) -> None:
