@@ -16,7 +16,7 @@ import msgspec
 from litestar import Request
 from litestar.datastructures import URL
 from litestar.exceptions import InternalServerException
-from litestar.types import HTTPScope, Receive, ReceiveMessage
+from litestar.types import Empty, HTTPScope, Receive, ReceiveMessage
 
 from domain.errors import InvalidError, MalformedError
 from interfaces.http.errors import problem_of
@@ -46,8 +46,11 @@ class JsonRequest(Request[Any, Any, Any]):
     async def body(self) -> bytes:
         """All of the body; MalformedError when the client went away before its end, or takes longer than 10 s.
 
-        The key is judged again behind it: whoever holds the end of a body back may have been revoked meanwhile.
+        The key is judged again behind it: whoever holds the end of a body back may have been revoked meanwhile. Once:
+        Litestar asks for the body, whether there is one, and then for its JSON.
         """
+        if self._body is not Empty:
+            return self._body
         if not announces_body(self.scope):
             # Waiting for what does not come would put the request behind all others that the event loop has.
             return b""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 import pytest
@@ -38,6 +38,7 @@ from interfaces.http.errors import (
     UNAUTHORIZED_TOKEN,
     render,
 )
+from interfaces.http.request import RequestRecord, keep_record
 
 BODY_BYTES_MAX = 64 * 1024
 TOKEN = {"Authorization": "Bearer sk_live_000000000_nonsense"}
@@ -136,10 +137,12 @@ def call(  # noqa: PLR0913 - a request has so many parts
     headers: dict[str, str] | None = None,
     ends: bool = True,
     goes: bool = True,
+    judge_again: Callable[[], Awaitable[None]] | None = None,
 ) -> Heard:
     """Speak raw ASGI: chunked without a Content-Length.
 
-    Without `ends` the client goes away after its chunks; without `goes` it stays and sends nothing more.
+    Without `ends` the client goes away after its chunks; without `goes` it stays and sends nothing more. With
+    `judge_again` the route is as one behind the gate.
     """
     parts = list(chunks)
     headers = headers or {}
@@ -175,6 +178,8 @@ def call(  # noqa: PLR0913 - a request has so many parts
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }
+    if judge_again is not None:
+        keep_record(cast("Any", scope), RequestRecord("req_1", method, None, None, judge_again=judge_again))
     app: Any = build_app()
     asyncio.run(app(scope, receive, send))
     return Heard(sent[0]["status"], dict(sent[0]["headers"]), b"".join(m.get("body", b"") for m in sent[1:]))
@@ -455,6 +460,17 @@ def test_nothing_of_the_framework_touches_logging() -> None:
     """Built this way, Litestar has no logger of its own and cannot write a body or a traceback anywhere."""
     app = build_app()
     assert (app.logging_config, app.logger, app.debug, app.pdb_on_exception) == (None, None, False, False)
+
+
+def test_a_key_is_judged_once_behind_a_body() -> None:
+    """Also behind JSON: whoever asks for a body that has been read gets it, and nobody is asked anew."""
+    judged: list[str] = []
+
+    async def judge_again() -> None:
+        judged.append("again")
+
+    assert call("POST", "/things", chunks=[b'{"name":', b'"x"}'], judge_again=judge_again).status == 201
+    assert judged == ["again"]
 
 
 def test_the_body_is_not_lost_to_other_readers() -> None:
