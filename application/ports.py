@@ -371,5 +371,8 @@ class Health(Protocol):
     """The service's own state, asked for by load balancers and people."""
 
     def check(self) -> dict[str, str]:
-        """Each following view with ``ok`` or why it stopped; UnavailableError when no key can be verified."""
+        """Each following view with ``ok`` or why it stopped.
+
+        UnavailableError when no key can be verified, or the access log takes no row, without which nothing is answered.
+        """
         ...

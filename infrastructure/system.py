@@ -52,7 +52,12 @@ def end_with_parent(parent: int | None) -> None:
     expected = os.getppid() if parent is None else parent
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != expected:
-        os.kill(os.getpid(), signal.SIGTERM)
+        end_process()
+
+
+def end_process() -> None:
+    """Asks this process to end in order (SIGTERM), so that whoever keeps it starts another."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def allow_descriptors(count: int) -> None:

@@ -33,6 +33,9 @@ PAUSE_SECONDS = (0.01, 0.05, 0.1, 0.2, 0.5)
 CLOSE_SECONDS = 5.0
 LOOK_SECONDS = 0.02  # each look is a turn of the interpreter, which the event loop waits for
 STATEMENT_SECONDS = 5.0
+DOUBT_SECONDS = 5.0
+"""So long after a batch was given up, and none written since, `takes_rows` says no. Not for ever: a process that is
+sent no requests for it has no batch that could show that rows are written again."""
 
 log = structlog.get_logger()
 
@@ -52,7 +55,8 @@ class PostgresAccessLog:
     Durability ``commit``: a row is written when it is committed, and given up when it is not within ``patience``; it is
     then not in the log, unless it was the very answer to the commit that got lost. ``buffered``: a row counts as
     written when it is queued; rows are flushed every ``flush`` and kept while the database is away, and a kill -9 loses
-    those not flushed. ``window``: the longest that a settled window gets.
+    those not flushed. ``window``: the longest that a settled window gets. ``on_fault`` is called, in the writer's
+    thread, when it ends by a fault of our own: from then on no row is taken.
     """
 
     WRITE = """
@@ -84,6 +88,7 @@ class PostgresAccessLog:
         flush: timedelta = timedelta(milliseconds=100),
         patience: timedelta = timedelta(seconds=2),
         queue_rows_max: int = 20_000,
+        on_fault: Callable[[], None] | None = None,
     ) -> None:
         self._buffered = durability == "buffered"
         self._conninfo = conninfo
@@ -93,6 +98,7 @@ class PostgresAccessLog:
         self._flush_seconds = flush.total_seconds()
         self._patience = patience.total_seconds()
         self._queue_rows_max = queue_rows_max
+        self._on_fault = on_fault
         self._queue: SimpleQueue[_Queued | None] = SimpleQueue()
         self.queued: Callable[[], int] = self._queue.qsize
         """Rows waiting, without those of the batch in flight."""
@@ -109,6 +115,7 @@ class PostgresAccessLog:
         self._written = 0  # the run's last committed row, as far as is known
         self._numbered = 0  # the last number given
         self._silent_at = float("-inf")  # when silence was last found (monotonic)
+        self._doubted_until = float("-inf")  # (monotonic)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -121,6 +128,11 @@ class PostgresAccessLog:
     def run_id(self) -> RunId:
         """The run that rows go to now; one that was ended because its process stood still gets a successor."""
         return self._run_id
+
+    def takes_rows(self) -> bool:
+        """Whether rows are likely to be written: there is a writer with room, and it gave none up of late."""
+        has_room = self._takes_rows and self.queued() < self._queue_rows_max
+        return has_room and time.monotonic() >= self._doubted_until
 
     def write(self, row: AccessRow) -> "Future[None]":
         """Queues the row; UnavailableError at once when the queue is full or closed, in the future when given up."""
@@ -178,11 +190,16 @@ class PostgresAccessLog:
                 elif not self._has_ended:
                     self._heartbeat()
         finally:  # also after a fault of our own: whoever waits is told, and nothing more is taken
+            by_fault = not self._has_ended
             self._takes_rows = False
             self._closing.set()
             self._has_ended = True
-            self._refuse(batch)
-            self._disconnect()
+            try:
+                self._refuse(batch)
+                self._disconnect()
+            finally:
+                if by_fault and self._on_fault is not None:
+                    self._on_fault()
 
     def _next_batch(self) -> list[_Queued]:
         try:
@@ -236,6 +253,7 @@ class PostgresAccessLog:
             else:
                 if failures:
                     log.info("access_log_writes_again", rows=len(batch))
+                self._doubted_until = float("-inf")
                 self._tell(batch, None)
                 return
 
@@ -266,6 +284,7 @@ class PostgresAccessLog:
 
     def _give_up(self, batch: Sequence[_Queued], reason: str) -> None:
         self._numbered += len(batch)
+        self._doubted_until = time.monotonic() + DOUBT_SECONDS
         log.error("access_log_gave_up", rows=len(batch), reason=reason)
         self._tell(batch, UnavailableError("The access log cannot be written", context={"reason": reason}))
 

@@ -23,7 +23,7 @@ from infrastructure.postgres.freshness import LedgerFollower, elapsed
 from infrastructure.postgres.health import PostgresHealth
 from infrastructure.postgres.metrics import MetricsTeller, PostgresMetrics
 from infrastructure.request_log import RequestLog
-from infrastructure.system import RequestIds, spare_long_lived_objects, take_short_turns
+from infrastructure.system import RequestIds, end_process, spare_long_lived_objects, take_short_turns
 from infrastructure.traces import OtlpTraces
 from interfaces.bootstrap.core import Core, attempts, open_core, start_logging, tie_to_parent
 from interfaces.bootstrap.database import open_database
@@ -49,10 +49,16 @@ class OpenGate:
     verified: VerifiedKeys
     metrics: Metrics
     new_request_id: Callable[[], str]
+    takes_rows: Callable[[], bool]
+    """Whether its access log does; without a row nothing is answered."""
 
 
-def open_gate(core: Core, stack: ExitStack) -> OpenGate:
-    """Starts what authenticating in this process takes: memory and its follower, limiter, access log, threads."""
+def open_gate(core: Core, stack: ExitStack, *, on_fault: Callable[[], None] | None = None) -> OpenGate:
+    """Starts what authenticating in this process takes: memory and its follower, limiter, access log, threads.
+
+    ``on_fault`` is called when the access log has ended by a fault of our own, and whatever comes is refused from then
+    on; None in a host's process, which is not ours to end.
+    """
     settings, conninfo = core.settings, core.database.conninfo
     run_id, host = core.entropy.new(RunId), f"{platform.node()}:{os.getpid()}"
     threads = ThreadPoolExecutor(settings.database_connections, thread_name_prefix="authenticate")
@@ -69,6 +75,7 @@ def open_gate(core: Core, stack: ExitStack) -> OpenGate:
             host=host,
             durability=settings.access_log_durability,
             window=settings.settlement_window,
+            on_fault=on_fault,
         )
     )
     verified = VerifiedKeys(
@@ -120,7 +127,7 @@ def open_gate(core: Core, stack: ExitStack) -> OpenGate:
         },
     )
     stack.enter_context(MetricsTeller(conninfo, metrics, process_id=run_id))
-    return OpenGate(keeper, verified, metrics, RequestIds(core.entropy).text)
+    return OpenGate(keeper, verified, metrics, RequestIds(core.entropy).text, access_log.takes_rows)
 
 
 def share_board(settings: Settings) -> None:
@@ -137,7 +144,7 @@ def http_app() -> ASGIApp:
         conninfo, _ = open_database(settings, stack)
         board = Board.of_this_server
         core = open_core(settings, conninfo, stack, seat=board and board.take_seat())
-        gate = open_gate(core, stack)
+        gate = open_gate(core, stack, on_fault=end_process)
         manage = management(core, gate.metrics)
         traced = _tracing(settings, core, stack)
         services = HttpServices(
@@ -149,7 +156,7 @@ def http_app() -> ASGIApp:
             notice_links=manage.notice_links,
             usage_reports=manage.usage_reports,
             webhook_management=manage.webhooks,
-            health=PostgresHealth(core.database, gate.verified),
+            health=PostgresHealth(core.database, gate.verified, gate.takes_rows),
             cursors=core.ring,
             new_request_id=gate.new_request_id,
             log_request=_request_line(settings, gate.metrics, stack),

@@ -282,6 +282,51 @@ def test_a_row_that_cannot_be_written_is_refused_in_time_and_the_log_recovers(
     assert live_requests(watcher) == 2
 
 
+def test_a_log_that_gave_a_row_up_is_in_doubt_until_it_writes_one(open_log: OpenLog, conninfo: str) -> None:
+    """Whoever asks is told so at once, and that it is over as soon as it is."""
+    log = open_log(patience=timedelta(milliseconds=300))
+    assert log.takes_rows()
+    with psycopg.connect(conninfo) as blocker:
+        blocker.execute("LOCK TABLE usage.writers")
+        with pytest.raises(UnavailableError):
+            log.write(a_row(1)).result(5)
+        assert not log.takes_rows()
+    log.write(a_row(2)).result(5)
+    assert log.takes_rows()
+
+
+class NoEntropy:
+    """The port `Entropy`, out of order."""
+
+    def bytes(self, count: int) -> bytes:
+        """None: a fault of our own, as far as the log can tell."""
+        raise NotImplementedError(count)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_writer_that_ends_by_a_fault_tells_everybody(conninfo: str) -> None:
+    """Who waits and who comes is refused, and whoever can end the process is told."""
+    told = threading.Event()
+    with PostgresAccessLog(
+        conninfo, entropy=NoEntropy(), run_id=ENTROPY.new(RunId), host="a:7", durability="commit", on_fault=told.set
+    ) as log:
+        assert isinstance(log.write(a_row(1)).exception(5), UnavailableError)
+        assert told.wait(5)
+        assert not log.takes_rows()
+        with pytest.raises(UnavailableError):
+            log.write(a_row(2))
+
+
+def test_a_writer_that_is_closed_tells_of_no_fault(conninfo: str) -> None:
+    """Its end was asked for, with rows or without."""
+    told = threading.Event()
+    for rows in (0, 1):
+        with a_log(conninfo, on_fault=told.set) as log:
+            for number in range(rows):
+                log.write(a_row(number))
+    assert not told.is_set()
+
+
 def test_a_row_that_waits_too_long_for_a_lock_is_refused_and_not_written_later(
     open_log: OpenLog, conninfo: str, watcher: psycopg.Connection[Any]
 ) -> None:

@@ -74,6 +74,21 @@ def test_no_answer_without_its_row(conninfo: str, tmp_path: Path) -> None:
         assert load.unanswered == []
 
 
+def test_a_server_that_cannot_log_is_not_ready(conninfo: str, tmp_path: Path) -> None:
+    """`commit`: no request is sent there for a while; it is tried again though no row has been written."""
+    with serving(conninfo, tmp_path / "log") as own, own.client(own.back.key(own.back.account()).secret) as client:
+
+        def ready() -> int:
+            return client.get("/health/ready").status
+
+        assert (client.get("/api/campaigns").status, ready()) == (200, 200)
+        with no_row_can_be_inserted(conninfo):
+            assert (client.get("/api/campaigns").status, ready()) == (503, 503)
+            eventually(lambda: ready() == 200, "it is tried again")
+            assert (client.get("/api/campaigns").status, ready()) == (503, 503)
+        assert (client.get("/api/campaigns").status, ready()) == (200, 200)
+
+
 def test_buffered_rows_are_kept_until_there_are_too_many(conninfo: str, tmp_path: Path) -> None:
     """`buffered`: while each INSERT fails answers go on, to the bound; then 503; later each request has its row."""
     with (

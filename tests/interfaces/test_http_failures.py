@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.kit.http_answers import StrictClient
@@ -66,6 +67,34 @@ def test_an_answer_that_cannot_be_logged_is_not_given(own: HttpServer, client: S
     eventually(lambda: client.get("/api/campaigns").status == 200, "requests are answered again")
     query = "SELECT status FROM usage.access_log WHERE request_id = %(id)s"
     assert own.rows(query, {"id": heard.request_id}) == []
+
+
+TALK_NONSENSE = """
+    DELETE FROM usage.writers;
+    ALTER TABLE usage.runs RENAME TO runs_away;
+    CREATE VIEW usage.runs AS SELECT DISTINCT run_id, 'NaN'::numeric AS settled_through FROM usage.access_log;
+"""
+TALK_SENSE = "DROP VIEW usage.runs; ALTER TABLE usage.runs_away RENAME TO runs"
+
+
+def test_a_process_whose_log_has_ended_is_replaced(own: HttpServer) -> None:
+    """The log's writer meets what nobody foresaw: its process, which can answer nothing any more, makes way."""
+    key = own.back.key(own.back.account()).secret
+
+    def is_served() -> bool:
+        try:
+            with own.client(key) as client:
+                return client.get("/api/campaigns").status == 200
+        except OSError:  # it is ending
+            return False
+
+    assert is_served()
+    with psycopg.connect(own.conninfo, autocommit=True) as connection:
+        connection.execute(TALK_NONSENSE)
+        assert not is_served()
+        connection.execute(TALK_SENSE)
+    eventually(is_served, "another process serves")
+    assert "uncaught_exception" in {line["event"] for line in own.troubles()}
 
 
 def test_buffered_answers_go_on_without_the_log(conninfo: str, tmp_path: Path) -> None:
