@@ -4,7 +4,9 @@ Level-triggered like every sweep; each fact goes on record at most once a day fo
 once all had their turn.
 """
 
+from collections.abc import Callable, Iterable
 from datetime import timedelta
+from functools import partial
 
 from application.ledger import Ledger
 from application.ports import Clock, Entropy
@@ -12,7 +14,7 @@ from application.turns import each_its_turn
 from application.usage_ports import RefusedAttempts
 from domain.api_key import ApiKey
 from domain.events import Origin
-from domain.ids import RequestId
+from domain.ids import KeyId, RequestId
 
 LOOK_BACK = timedelta(minutes=10)
 BATCH = 500
@@ -38,32 +40,25 @@ class Suspicions:
         """
         by = self._origin()
         since = by.at - LOOK_BACK
-        noted = 0
-        with each_its_turn() as fenced:
-            for key_id, attempts in self._refused.attacked(since, self._attack_threshold, BATCH):
-                with fenced(key_id):
-                    _, position = self._ledger.change(
-                        ApiKey,
-                        key_id,
-                        lambda key, attempts=attempts: key.note_attack(failed_attempts=attempts, since=since, by=by),
-                    )
-                    noted += position is not None
-        return noted
+        return self._note_each(
+            (key_id, partial(ApiKey.note_attack, failed_attempts=attempts, since=since, by=by))
+            for key_id, attempts in self._refused.attacked(since, self._attack_threshold, BATCH)
+        )
 
     def note_presented_after_end(self) -> int:
         """Records the revoked and expired keys that were presented in the last ten minutes."""
         by = self._origin()
+        return self._note_each(
+            (key_id, partial(ApiKey.note_presented_after_end, attempts=attempts, last_at=last_at, by=by))
+            for key_id, attempts, last_at in self._refused.presented_after_end(by.at - LOOK_BACK, BATCH)
+        )
+
+    def _note_each(self, found: Iterable[tuple[KeyId, Callable[[ApiKey], None]]]) -> int:
         noted = 0
         with each_its_turn() as fenced:
-            for key_id, attempts, last_at in self._refused.presented_after_end(by.at - LOOK_BACK, BATCH):
+            for key_id, note in found:
                 with fenced(key_id):
-                    _, position = self._ledger.change(
-                        ApiKey,
-                        key_id,
-                        lambda key, attempts=attempts, last_at=last_at: key.note_presented_after_end(
-                            attempts=attempts, last_at=last_at, by=by
-                        ),
-                    )
+                    _, position = self._ledger.change(ApiKey, key_id, note)
                     noted += position is not None
         return noted
 
