@@ -4,6 +4,7 @@ Literals written here cost a quarter of what psycopg's lists cost. What PostgreS
 is replaced: no row may spoil its batch.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +17,9 @@ from application.usage_ports import AccessKind
 SALT_BYTES = 16
 TEXT_CHARACTERS_MAX = 512
 KINDS_MAX = 4096
+_PLAIN = re.compile(
+    rf"[!#-'*-\[\]-~]{{0,{TEXT_CHARACTERS_MAX}}}"
+)  # ASCII, without space, quote, parenthesis, backslash
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _json = msgspec.json.Encoder()
 
@@ -58,7 +62,7 @@ class BatchArguments:
         if written is None:
             if len(self._written) >= KINDS_MAX:
                 self._written.clear()
-            written = self._written[id(kind)] = (kind, _quoted(f"({','.join(map(_field, kind))})"))
+            written = self._written[id(kind)] = (kind, _record(kind))
         return written[1]
 
 
@@ -80,6 +84,16 @@ def _texts(texts: Sequence[str]) -> str:
 
 def _array(elements: Iterable[str]) -> str:
     return "{" + ",".join(elements) + "}"
+
+
+def _record(kind: AccessKind) -> str:
+    """A record literal as an element of an array literal."""
+    # The usual kind has nothing to quote: it is looked through once, a quarter of quoting each field.
+    plain = ["" if value is None else str(value) for value in kind]
+    text = ",".join(plain)
+    if _PLAIN.fullmatch(text) and text.count(",") == len(plain) - 1 and plain.count("") == kind.count(None):
+        return f'"({text})"'
+    return _quoted(f"({','.join(map(_field, kind))})")
 
 
 def _field(value: str | int | None) -> str:

@@ -207,6 +207,16 @@ def test_no_text_can_spoil_a_batch(
     assert watcher.execute("SELECT endpoint FROM usage.access_log").fetchall() == [(stored,)]
 
 
+def test_each_ascii_character_is_stored_as_it_is(open_log: OpenLog, watcher: psycopg.Connection[Any]) -> None:
+    """Those that records and arrays give a meaning, too: in a text and alone."""
+    log = open_log()
+    texts = [text for character in map(chr, range(1, 0x80)) for text in (f"/a{character}b", character)]
+    for future in [log.write(a_row(number, endpoint=text)) for number, text in enumerate(texts)]:
+        future.result(5)
+    stored = watcher.execute("SELECT endpoint FROM usage.access_log ORDER BY seq").fetchall()
+    assert [text for (text,) in stored] == texts
+
+
 def test_rows_without_key_account_hash_or_client_are_logged(
     open_log: OpenLog, watcher: psycopg.Connection[Any]
 ) -> None:

@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -191,9 +191,10 @@ class HttpServer:
 
 
 class _Process:
-    """`interfaces.http.server`, from its start until the block ends."""
+    """A server, from its start until the block ends; ``program`` is what Python is given to run."""
 
-    def __init__(self, port: int, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, program: Sequence[str], port: int, log: Path, environment: Mapping[str, str]) -> None:
+        self._program = program
         self._port = port
         self._log = log
         self._environment = dict(environment)
@@ -201,7 +202,7 @@ class _Process:
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "interfaces.http.server"],
+                [sys.executable, *self._program],
                 cwd=CHECKOUT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -235,7 +236,9 @@ class _Process:
 
 
 @contextmanager
-def serving(conninfo: str, log: Path, **settings: str) -> Iterator[HttpServer]:
+def serving(
+    conninfo: str, log: Path, *, program: Sequence[str] = ("-m", "interfaces.http.server"), **settings: str
+) -> Iterator[HttpServer]:
     """The server on that migrated database; ``settings`` by their fields' names, the test itself a trusted proxy."""
     port = free_port()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("KEYLEDGER_")}
@@ -253,5 +256,5 @@ def serving(conninfo: str, log: Path, **settings: str) -> Iterator[HttpServer]:
             database_url=conninfo, secret_keys=(ROOT_SECRET,), bcrypt_cost=BCRYPT_COST, database_connections=2
         )
         core = replace(open_core(inside, conninfo, stack), verifiers=cast("Any", QuickVerifiers()))
-        stack.enter_context(_Process(port, log, environment))
+        stack.enter_context(_Process(program, port, log, environment))
         yield HttpServer(port, conninfo, log, Back(core, management(core)))
