@@ -20,9 +20,10 @@ from domain.api_key_events import (
     RotationFellDue,
 )
 from domain.events import Aggregate, Event, Origin
+from domain.handover import Traffic
 from domain.ids import KeyId, RotationId
 from domain.key_status import KeyStatus
-from domain.rotation import Retire, Rotation, Traffic, Withdraw
+from domain.rotation import Retire, Rotation, Withdraw
 from domain.workflow import RETRIES, Process
 
 OCCASIONS = 500

@@ -12,11 +12,11 @@ itself records (flag, end of grace) is the key's; the process follows it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any, Self
 
 from domain.api_key import ApiKey, RevocationReason
 from domain.events import Origin
+from domain.handover import GO_ON, Handover, Traffic, is_to_be_replaced, subject_of
 from domain.ids import AccountId, KeyId, RotationId
 from domain.key_status import KeyStatus, revoked_since
 from domain.rotation_events import (
@@ -27,25 +27,22 @@ from domain.rotation_events import (
     Continued,
     Extended,
     GraceBegan,
-    HandedOver,
     HandoverBegan,
-    HandoverFailed,
     Notified,
     Paused,
     Postponed,
     Reminded,
     Retired,
     RetiringSoon,
-    RotationEvent,
+    Step,
     StillInUse,
     SuccessorCreated,
-    SuccessorOffered,
     SuccessorRevoked,
     SuccessorUsed,
     newest_reminder,
 )
 from domain.verdict import NEVER
-from domain.workflow import RETRIES, Process, ProcessState, Timer
+from domain.workflow import Timer
 
 DAY = timedelta(days=1)
 SILENT_AFTER = 8 * DAY
@@ -53,37 +50,8 @@ SILENT_AFTER = 8 * DAY
 WARN_BEFORE_MAX = 3 * DAY
 WARN_BEFORE_SHARE = 4
 SILENCE = "silence"
-HAND_OVER = "hand over"
-GO_ON = "go on"
-LOST_AFTER = timedelta(minutes=5)
 SILENT = "silent"
 AT_ONCE = "at_once"
-
-
-class Step(StrEnum):
-    """Where a rotation stands."""
-
-    DUE = "due"
-    PAUSED = "paused"
-    POSTPONED = "postponed"
-    HANDOVER = "handover"
-    OVERLAP = "overlap"
-    CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """Accepted uses of both keys, up to the moment of the look; None: never, or no such key.
-
-    ``is_successor_revoked``: it is, and nothing has taken its place. ``is_suspended``: their account is, so that
-    neither can be used; ``reinstated_at``: when it was let run again, the last time; None: it never was.
-    """
-
-    predecessor_last: datetime | None
-    successor_first: datetime | None
-    is_successor_revoked: bool = False
-    is_suspended: bool = False
-    reinstated_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +71,7 @@ class Withdraw:
 Command = Retire | Withdraw
 
 
-class Rotation(Process, topic="rotation"):
+class Rotation(Handover, topic="rotation"):
     """The rotation of one key."""
 
     def __init__(
@@ -121,12 +89,6 @@ class Rotation(Process, topic="rotation"):
         self.successor_used_at: datetime | None = None
         self.retires_at = retires_at
         self.warned_for: datetime | None = None
-        self.handover_at: datetime | None = None
-        self.handover_to: str | None = None
-        self.handover_attempts = 0
-        self.offered_id: KeyId | None = None
-        self.is_offering = False
-        self.has_given_up = False
 
     @classmethod
     def of(cls, key: ApiKey, *, by: Origin) -> Self:
@@ -139,7 +101,7 @@ class Rotation(Process, topic="rotation"):
             account_id=key.account_id,
             reason="rotated" if rotated else "due",
             step=Step.DUE.value,
-            **_subject(key),
+            **subject_of(key),
             successor_id=None,
             due_at=key.rotation_due_at,
             retires_at=None,
@@ -155,16 +117,16 @@ class Rotation(Process, topic="rotation"):
         ended = status in {KeyStatus.REVOKED, KeyStatus.EXPIRED}
         silent = False
         if not ended and hand_over_to is not None and self.is_untold(key) and status is KeyStatus.ROTATION_DUE:
-            self._step(HandoverBegan, key, Step.HANDOVER, by, endpoint_id=hand_over_to)
-        is_wanted = _is_to_be_replaced(key, by)
-        if self._is_handing_over(key, traffic) and (is_wanted or self.offered_id is not None):
-            self.schedule((self._next_hand_over(by, is_wanted=is_wanted),), by=by)
+            self.take(HandoverBegan, key, Step.HANDOVER, by, endpoint_id=hand_over_to)
+        is_wanted = is_to_be_replaced(key, by)
+        if self.is_handing_over(key, traffic) and (is_wanted or self.offered_id is not None):
+            self.schedule((self.next_hand_over(by, is_wanted=is_wanted),), by=by)
             return ()
         if not ended and self._is_alone_again(key, traffic):
-            self._step(SuccessorRevoked, key, Step.DUE, by)
+            self.take(SuccessorRevoked, key, Step.DUE, by)
             self.schedule((Timer(GO_ON, by.at),), by=by)
             return (Withdraw(key.key_id),)
-        if key.replaced_by is not None and not self._is_in_vain(key, traffic):
+        if key.replaced_by is not None and not self.is_in_vain(key, traffic):
             self._follow_overlap(key, traffic, by)
             if not ended:
                 silent = self._watch(key, traffic, by)
@@ -180,80 +142,6 @@ class Rotation(Process, topic="rotation"):
         is_told = self.notified_for == key.rotation_due_at or self.handover_to is not None
         return self.step in {Step.DUE, Step.PAUSED, Step.POSTPONED} and not is_told
 
-    def offer(self, key: ApiKey, *, by: Origin) -> bool:
-        """Records that ``key`` has just been given a successor to be handed over.
-
-        False, and nothing is recorded, when no attempt is due any more, as when another has been quicker.
-        """
-        if self.state is not ProcessState.RUNNING or self.handover_at is None or by.at < self.handover_at:
-            return False
-        lost_at = by.at + LOST_AFTER
-        values: dict[str, Any] = {"endpoint_id": self.handover_to, "attempt": self.handover_attempts + 1}
-        self._step(SuccessorOffered, key, Step.HANDOVER, by, lost_at=lost_at, **values)
-        self.schedule((Timer(HAND_OVER, lost_at),), by=by)
-        return True
-
-    def end_attempt(self, attempt: int, key: ApiKey, *, error: str | None, final: bool, by: Origin) -> None:
-        """Records how the attempt ended; ``error`` None: the receiver has the successor.
-
-        Nothing when the rotation has gone on, or when the attempt was counted as lost and there has been another; nor
-        of one that arrived when its key has another successor by now: what arrived is not it.
-        Where no other attempt is wanted any more, what came to nobody is to be taken back at once.
-        """
-        is_over = self.state not in {ProcessState.RUNNING, ProcessState.CANCELLED}
-        if self.handover_at is None or attempt != self.handover_attempts or is_over:
-            return
-        if error is None and key.replaced_by != self.offered_id:
-            return
-        values: dict[str, Any] = {"endpoint_id": self.handover_to, "attempt": attempt}
-        retry_at = None if final or error is None else self._retry_at(self.handover_attempts, by)
-        if error is None:
-            self._step(HandedOver, key, Step.HANDOVER, by, **values)
-        else:
-            step = Step.DUE if retry_at is None else Step.HANDOVER
-            self._step(HandoverFailed, key, step, by, error=error, retry_at=retry_at, **values)
-        goes_on = self.state is ProcessState.RUNNING
-        if retry_at is not None:
-            is_wanted = goes_on and _is_to_be_replaced(key, by)
-            self.schedule((self._next_hand_over(by, is_wanted=is_wanted),), by=by)
-        else:
-            self.schedule((Timer(GO_ON, by.at),) if goes_on else (), by=by)
-
-    def cancel(self, *, by: Origin) -> None:
-        """Ends the process for ever; a successor that has come to nobody is still to be taken back."""
-        withdrawal = self._next_hand_over(by, is_wanted=False)
-        super().cancel(by=by)
-        if self.state is ProcessState.CANCELLED and self.handover_at is not None and self.offered_id is not None:
-            self.schedule((withdrawal,), by=by)
-
-    def is_last(self, attempt: int, *, final: bool) -> bool:
-        """Whether no other attempt follows that one when it fails."""
-        return final or not 0 < attempt <= len(RETRIES)
-
-    def _next_hand_over(self, by: Origin, *, is_wanted: bool) -> Timer:
-        """The next attempt; where none is wanted, what was offered is taken back, behind one that is under way."""
-        due_at = self.handover_at or by.at
-        if not is_wanted and not self.is_offering:
-            # One that is due stays as it is: set anew at each look, it would be due again at once.
-            due_at = min(due_at, by.at, *(timer.due_at for timer in self.timers if timer.step == HAND_OVER))
-        return Timer(HAND_OVER, due_at)
-
-    @property
-    def has_attempts_left(self) -> bool:
-        """Whether there may be one more attempt."""
-        return self.handover_attempts <= len(RETRIES)
-
-    def _retry_at(self, attempt: int, by: Origin) -> datetime | None:
-        return by.at + RETRIES[attempt - 1] if 0 < attempt <= len(RETRIES) else None
-
-    def _is_handing_over(self, key: ApiKey, traffic: Traffic) -> bool:
-        """Whether attempts go on: the owner has not rotated by hand, and nobody uses what was offered."""
-        return self.handover_at is not None and key.replaced_by == self.offered_id and traffic.successor_first is None
-
-    def _is_in_vain(self, key: ApiKey, traffic: Traffic) -> bool:
-        """Whether the successor could not be handed over: nobody has it, and the owner must make another."""
-        return self.has_given_up and key.replaced_by == self.offered_id and traffic.successor_first is None
-
     def _is_alone_again(self, key: ApiKey, traffic: Traffic) -> bool:
         """Whether the successor was revoked unused, and the key has no end that would come all the same."""
         return traffic.is_successor_revoked and traffic.successor_first is None and key.retires_at is None
@@ -261,33 +149,33 @@ class Rotation(Process, topic="rotation"):
     def _remind(self, key: ApiKey, status: KeyStatus, by: Origin) -> None:
         if status is KeyStatus.DISABLED:
             if self.step != Step.PAUSED:
-                self._step(Paused, key, Step.PAUSED, by)
+                self.take(Paused, key, Step.PAUSED, by)
             return
         if self.step == Step.PAUSED:
-            self._step(Continued, key, Step.DUE, by)
+            self.take(Continued, key, Step.DUE, by)
         if by.at < key.rotation_due_at:
             if self.step != Step.POSTPONED or self.due_at != key.rotation_due_at:
-                self._step(Postponed, key, Step.POSTPONED, by)
+                self.take(Postponed, key, Step.POSTPONED, by)
             return
         if self.step == Step.POSTPONED and self.notified_for == key.rotation_due_at:
-            self._step(Continued, key, Step.DUE, by)
+            self.take(Continued, key, Step.DUE, by)
         if self.notified_for != key.rotation_due_at:
-            self._step(Notified, key, Step.DUE, by)
+            self.take(Notified, key, Step.DUE, by)
         day = newest_reminder(by.at - key.rotation_due_at)
         if day > self.reminded_day:
-            self._step(Reminded, key, Step.DUE, by, day=day)
+            self.take(Reminded, key, Step.DUE, by, day=day)
 
     def _follow_overlap(self, key: ApiKey, traffic: Traffic, by: Origin) -> None:
         grace = int((key.grace or timedelta()).total_seconds())
         if self.step != Step.OVERLAP or self.successor_id != key.replaced_by:
             unseen_id = None if self.successor_id == key.replaced_by else self.successor_id
-            self._step(SuccessorCreated, key, Step.OVERLAP, by, grace_seconds=grace, unseen_id=unseen_id)
+            self.take(SuccessorCreated, key, Step.OVERLAP, by, grace_seconds=grace, unseen_id=unseen_id)
         elif self.grace_seconds != grace or (self.retires_at is not None and self.retires_at != key.retires_at):
-            self._step(Extended, key, Step.OVERLAP, by, grace_seconds=grace)
+            self.take(Extended, key, Step.OVERLAP, by, grace_seconds=grace)
         elif self.retires_at != key.retires_at:
-            self._step(GraceBegan, key, Step.OVERLAP, by)
+            self.take(GraceBegan, key, Step.OVERLAP, by)
         if self.successor_used_at is None and traffic.successor_first is not None:
-            self._step(SuccessorUsed, key, Step.OVERLAP, by, first_used_at=traffic.successor_first)
+            self.take(SuccessorUsed, key, Step.OVERLAP, by, first_used_at=traffic.successor_first)
 
     def _watch(self, key: ApiKey, traffic: Traffic, by: Origin) -> bool:
         """Whether the old key has been silent for long enough while the new one is in use."""
@@ -296,10 +184,10 @@ class Rotation(Process, topic="rotation"):
             return True
         waited = [timer.due_at for timer in self.timers if timer.step == SILENCE and timer.due_at <= by.at]
         if traffic.predecessor_last is not None and any(at < traffic.predecessor_last + SILENT_AFTER for at in waited):
-            self._step(StillInUse, key, Step.OVERLAP, by, last_used_at=traffic.predecessor_last)
+            self.take(StillInUse, key, Step.OVERLAP, by, last_used_at=traffic.predecessor_last)
         warn_at = self._warn_at()
         if warn_at is not None and by.at >= warn_at and self._is_needed(traffic):
-            self._step(
+            self.take(
                 RetiringSoon,
                 key,
                 Step.OVERLAP,
@@ -312,16 +200,16 @@ class Rotation(Process, topic="rotation"):
 
     def _end(self, key: ApiKey, status: KeyStatus, traffic: Traffic, *, silent: bool, by: Origin) -> None:
         is_replaced = key.replaced_by is not None and status is not KeyStatus.EXPIRED
-        in_vain = self._is_in_vain(key, traffic)
+        in_vain = self.is_in_vain(key, traffic)
         # Revoked as rotated, a key with a successor is told of by its rotation alone, also when nobody has that one.
         if is_replaced and (not in_vain or key.revoked_for == RevocationReason.ROTATED):
             retired_at = by.at if silent else revoked_since(key, by.at) or by.at
             reason = SILENT if silent else AT_ONCE if in_vain else self._reason(key)
             successor_id = None if traffic.is_successor_revoked else key.replaced_by
             values: dict[str, Any] = {"retired_at": retired_at, "reason": reason, "successor_id": successor_id}
-            self._step(Retired, key, Step.OVERLAP, by, **values)
+            self.take(Retired, key, Step.OVERLAP, by, **values)
         outcome = "rotated" if is_replaced and not in_vain else status.value
-        self._step(Closed, key, Step.CLOSED, by, outcome=outcome)
+        self.take(Closed, key, Step.CLOSED, by, outcome=outcome)
 
     def _reason(self, key: ApiKey) -> str:
         match key.revoked_for:
@@ -380,32 +268,7 @@ class Rotation(Process, topic="rotation"):
             return True
         return traffic.predecessor_last is not None and traffic.predecessor_last > self.successor_used_at
 
-    def _step(self, event: type[RotationEvent], key: ApiKey, step: Step, by: Origin, **values: Any) -> None:
-        facts: dict[str, Any] = {
-            "step": step.value,
-            "successor_id": key.replaced_by,
-            "due_at": key.rotation_due_at,
-            "retires_at": key.retires_at,
-        }
-        self.record(event, by=by, **(facts | _subject(key) | values))
-
-
-def _is_to_be_replaced(key: ApiKey, by: Origin) -> bool:
-    """Whether a successor is wanted: the key is in force, and due."""
-    ended_or_stopped = {KeyStatus.REVOKED, KeyStatus.EXPIRED, KeyStatus.DISABLED}
-    return key.status(by.at) not in ended_or_stopped and by.at >= key.rotation_due_at
-
 
 def _next_reminder(day: int) -> int:
     following = [first for first in FIRST_REMINDERS if first > day]
     return following[0] if following else (day // REMINDER_EVERY_DAYS + 1) * REMINDER_EVERY_DAYS
-
-
-def _subject(key: ApiKey) -> dict[str, str]:
-    return {
-        "key_id": key.key_id,
-        "name": key.name,
-        "prefix": key.prefix,
-        "environment": key.environment.value,
-        "lineage_id": key.lineage_id,
-    }

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from types import EllipsisType
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,6 +15,18 @@ if TYPE_CHECKING:
 
 HANDOVER_ACTOR = "system:successor"
 """Who makes and replaces successors that nobody asked for: the owner is told of the one that arrived."""
+
+
+class Step(StrEnum):
+    """Where a rotation stands."""
+
+    DUE = "due"
+    PAUSED = "paused"
+    POSTPONED = "postponed"
+    HANDOVER = "handover"
+    OVERLAP = "overlap"
+    CLOSED = "closed"
+
 
 FIRST_REMINDERS = (7, 14, 30)
 REMINDER_EVERY_DAYS = 30

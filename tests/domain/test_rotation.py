@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from domain.api_key import ApiKey, GraceStart, RevocationReason
+from domain.handover import LOST_AFTER, Traffic
 from domain.ids import WebhookEndpointId
 from domain.key_status import KeyStatus
-from domain.rotation import LOST_AFTER, Retire, Rotation, Traffic, Withdraw
+from domain.rotation import Retire, Rotation, Withdraw
 from domain.rotation_events import newest_reminder
 from domain.workflow import RETRIES, ProcessState, Scheduled
 from tests.kit.builders import NOON, a_key, entropy, key_id, origin

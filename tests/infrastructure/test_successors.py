@@ -12,8 +12,8 @@ from application.outbox import Message, Outcome
 from application.webhooks import EndpointChange
 from domain.api_key import ApiKey, GraceStart
 from domain.destination import WebhookUrl
+from domain.handover import LOST_AFTER
 from domain.key_status import KeyStatus
-from domain.rotation import LOST_AFTER
 from domain.webhook_endpoint import Subscriptions
 from interfaces.bootstrap.background import jobs
 from interfaces.bootstrap.workflow import successors

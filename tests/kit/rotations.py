@@ -5,9 +5,10 @@ from datetime import timedelta
 from domain.account import Handover
 from domain.api_key import GraceStart
 from domain.events import Aggregate
+from domain.handover import Traffic
 from domain.ids import WebhookEndpointId
 from domain.key_status import KeyStatus
-from domain.rotation import Rotation, Traffic
+from domain.rotation import Rotation
 from tests.kit.builders import NOON, a_key, an_account, entropy, key_id, origin
 
 DAY = timedelta(days=1)
