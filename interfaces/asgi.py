@@ -21,7 +21,7 @@ each request to a protected path leaves one access row, before its answer (`KEYL
 - The database is the service's, migrated by it: `KEYLEDGER_DATABASE_URL` and `KEYLEDGER_SECRET_KEYS` are required.
 - Nothing opens at import. A process opens its own connections and threads at ASGI lifespan startup, or without lifespan
   at its first protected request, and closes them at lifespan shutdown or exit. The child of a fork opens its own again;
-  fork while no request is in flight.
+  fork while no request is in flight. After a fault of our own, which refuses whatever comes, it opens them anew.
 - It says little, and through structlog as the host has configured it.
 """
 
@@ -32,7 +32,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
-from threading import Lock
+from threading import Event, Lock
 from typing import cast
 
 import structlog
@@ -60,6 +60,8 @@ from interfaces.settings import SettingError, Settings
 __all__ = ["SCOPE_KEY", "KeyledgerMiddleware", "Principal", "principal_of", "require"]
 
 FRESH_POLL_SECONDS = 0.005
+REOPEN_SECONDS = 1.0
+"""Between two openings: a fault that comes again at once must not have each request open connections and threads."""
 
 log = structlog.get_logger()
 
@@ -152,6 +154,15 @@ class _Opened:
     stack: ExitStack
     at_exit: Finalize
     process: int
+    fault: Event
+    """Set when its access log has ended by a fault of our own: whatever comes is refused from then on."""
+    at: float
+
+    @property
+    def serves(self) -> bool:
+        """Whether this process, and no parent of it, is to go on with it."""
+        is_over = self.fault.is_set() and time.monotonic() >= self.at + REOPEN_SECONDS
+        return self.process == os.getpid() and not is_over
 
 
 class _Process:
@@ -166,7 +177,7 @@ class _Process:
     async def gate(self) -> OpenGate:
         """The open gate; SettingError when it cannot be."""
         opened = self._opened
-        if opened is None or opened.process != os.getpid():
+        if opened is None or not opened.serves:
             opened = await asyncio.to_thread(self._open)
         return opened.gate
 
@@ -175,25 +186,32 @@ class _Process:
         with self._lock:
             opened = self._opened
             if opened is not None and opened.process == os.getpid():
-                self._opened = None
-                opened.at_exit.cancel()
-                opened.stack.close()
+                self._close(opened)
 
     def _open(self) -> _Opened:
         with self._lock:
             opened = self._opened
-            if opened is not None and opened.process == os.getpid():
+            if opened is not None and opened.serves:
                 return opened
-            if opened is not None:
+            if opened is not None and opened.process == os.getpid():
+                log.warning("keyledger_opens_again")
+                self._close(opened)
+            elif opened is not None:
                 self._parents.append(opened)
             with ExitStack() as stack:
+                fault = Event()
                 conninfo, _ = open_database(self._settings, stack)
-                gate = open_gate(open_core(self._settings, conninfo, stack), stack)
+                gate = open_gate(open_core(self._settings, conninfo, stack), stack, on_fault=fault.set)
                 self._await_lease(gate)
                 # Not `atexit`: servers' workers are children of multiprocessing, which end without it.
                 at_exit = Finalize(None, self.close, exitpriority=0)
-                self._opened = opened = _Opened(gate, stack.pop_all(), at_exit, os.getpid())
+                self._opened = opened = _Opened(gate, stack.pop_all(), at_exit, os.getpid(), fault, time.monotonic())
             return opened
+
+    def _close(self, opened: _Opened) -> None:
+        self._opened = None
+        opened.at_exit.cancel()
+        opened.stack.close()
 
     def _await_lease(self, gate: OpenGate) -> None:
         """Until keys can be checked, so that the first request is; without a database for a lease, then it is 503."""

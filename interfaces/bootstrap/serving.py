@@ -53,11 +53,11 @@ class OpenGate:
     """Whether its access log does; without a row nothing is answered."""
 
 
-def open_gate(core: Core, stack: ExitStack, *, on_fault: Callable[[], None] | None = None) -> OpenGate:
+def open_gate(core: Core, stack: ExitStack, *, on_fault: Callable[[], None]) -> OpenGate:
     """Starts what authenticating in this process takes: memory and its follower, limiter, access log, threads.
 
     ``on_fault`` is called when the access log has ended by a fault of our own, and whatever comes is refused from then
-    on; None in a host's process, which is not ours to end.
+    on: a process of ours ends, a host's opens another gate.
     """
     settings, conninfo = core.settings, core.database.conninfo
     run_id, host = core.entropy.new(RunId), f"{platform.node()}:{os.getpid()}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,6 +18,7 @@ import pytest
 
 from domain.api_key import GraceStart, RevocationReason
 from domain.errors import ForbiddenError
+from infrastructure.postgres.access_batch import BatchArguments
 from interfaces.asgi import KeyledgerMiddleware, principal_of, require
 from interfaces.bootstrap import management, open_core
 from interfaces.settings import SettingError, Settings
@@ -314,6 +316,41 @@ def test_an_answer_whose_row_cannot_be_written_is_not_given(
             serve(endless, streamed, settings=settings)
     for start, body in (sent, streamed.sent):
         assert (start["status"], body["body"][: len(UNAVAILABLE)]) == (503, UNAVAILABLE)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_after_a_fault_of_our_own_the_host_is_served_again(
+    database_and_back: HttpServer, key: Key, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log's writer ends by a fault; requests are refused until another is open, and nothing of the old stays."""
+    settings = replace(settings, access_log_durability="commit")
+    written = BatchArguments.of
+    faults = iter([True])
+
+    def faulty(self: BatchArguments, *batch: Any) -> dict[str, Any]:
+        if next(faults, False):
+            raise NotImplementedError
+        return written(self, *batch)
+
+    monkeypatch.setattr(BatchArguments, "of", faulty)
+    threads = threading.active_count()
+
+    async def main() -> list[int]:
+        statuses: list[int] = []
+        mounted = KeyledgerMiddleware(host, protect=("/api/",), settings=settings)
+        async with living(mounted):
+            while 200 not in statuses:
+                [start, _] = await request(key=key).run(mounted)
+                statuses.append(start["status"])
+                await asyncio.sleep(0.1)
+            assert processes(database_and_back) == 1
+        return statuses
+
+    refused = asyncio.run(asyncio.wait_for(main(), DEADLINE_SECONDS))[:-1]
+    assert set(refused) == {503}
+    assert row(database_and_back) == (200, "ok", True)
+    assert processes(database_and_back) == 0
+    assert threading.active_count() == threads
 
 
 @pytest.mark.parametrize("ends", ["quietly", "with an answer", "with an exception"])
