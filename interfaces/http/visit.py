@@ -4,7 +4,9 @@ The host's answer is held until its status is known and its access row left, and
 To a key in its grace period its head also says so, as every answer of the service does.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, cast
@@ -21,6 +23,7 @@ from interfaces.http.grace import grace_headers
 SCOPE_KEY = "keyledger"
 POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
 TRY_AGAIN_LATER = 1013  # IANA's registry of WebSocket close codes
+CLIENT_CLOSED_REQUEST = 499  # nginx's; no RFC has one for an answer that was not given
 
 # Frameworks each have their own types for scopes and messages.
 AsgiScope = MutableMapping[str, Any]
@@ -170,8 +173,20 @@ class Visit:
         """Whether the host only passes on what `require` raised."""
         return self.principal is not None and any(error is refusal for refusal in self.principal.refused)
 
+    def abandon(self) -> None:
+        """Leaves the access row of a request that was broken off after the host was let run; nobody waits for it."""
+        with suppress(UnavailableError):
+            committed = self._row(CLIENT_CLOSED_REQUEST)
+            if committed is not None:
+                committed.add_done_callback(_hear)
+
     async def _log(self, status: int) -> None:
-        committed = self.keeper.log(
+        committed = self._row(status)
+        if committed is not None:
+            await committed
+
+    def _row(self, status: int) -> "asyncio.Future[None] | None":
+        return self.keeper.log(
             self.authentication,
             method=self.method,
             endpoint=self.endpoint,
@@ -179,8 +194,6 @@ class Visit:
             client_ip=self.keeper.address_text(self.client),
             request_id=self.request_id,
         )
-        if committed is not None:
-            await committed
 
     def _rendered(self, error: KeyledgerError) -> RenderedError:
         answer = render(error, token_sent=self.raw is not None)
@@ -202,6 +215,9 @@ async def serve_http(app: AsgiApp, visit: Visit, scope: AsgiScope, receive: Asgi
     response = _Response(visit, scope, receive, send)
     try:
         await app(scope, response.receive if _may_have_body(scope) else receive, response.send)
+    except asyncio.CancelledError:
+        response.abandon()
+        raise
     except Exception as error:
         await response.end()
         if not (response.is_cut_off or visit.has_caused(error)):
@@ -221,6 +237,9 @@ async def serve_websocket(app: AsgiApp, visit: Visit, scope: AsgiScope, receive:
     socket = _Socket(visit, scope, receive, send)
     try:
         await app(scope, socket.receive, socket.send)
+    except asyncio.CancelledError:
+        socket.abandon()
+        raise
     except Exception as error:
         await socket.end_handshake()
         if not visit.has_caused(error):
@@ -272,6 +291,12 @@ class _Response:
         if not self._is_answered:
             await self._leave(HTTPStatus.INTERNAL_SERVER_ERROR)
 
+    def abandon(self) -> None:
+        """For a host that was cancelled, as servers do at a time limit or when the client has gone."""
+        if not self._is_answered:
+            self._is_answered = True
+            self._visit.abandon()
+
     async def _leave(self, status: int) -> None:
         self._is_answered = True
         instead = await self._visit.leave(status)
@@ -321,6 +346,12 @@ class _Socket:
         if not self._is_answered:
             await self._leave(HTTPStatus.INTERNAL_SERVER_ERROR)
 
+    def abandon(self) -> None:
+        """For a host that was cancelled during the handshake."""
+        if not self._is_answered:
+            self._is_answered = True
+            self._visit.abandon()
+
     async def _leave(self, status: int) -> None:
         self._is_answered = True
         if self._visit.is_refused and status != HTTPStatus.SWITCHING_PROTOCOLS:
@@ -339,6 +370,11 @@ class _Socket:
             self._closed_with = code
             await self._send({"type": "websocket.close", "code": code, "reason": ""})
         return self._closed_with is None
+
+
+def _hear(row: "asyncio.Future[None]") -> None:
+    if not row.cancelled():
+        row.exception()  # the log's writer has said why
 
 
 def _may_have_body(scope: AsgiScope) -> bool:

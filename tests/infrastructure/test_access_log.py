@@ -30,6 +30,7 @@ from infrastructure.postgres.pool import Database
 from infrastructure.postgres.usage import PostgresSettlementRows
 from infrastructure.system import SystemEntropy
 from tests.kit.builders import account_id, key_id
+from tests.kit.service import eventually
 
 NOW = datetime.now(UTC)
 ENTROPY = SystemEntropy()
@@ -303,6 +304,23 @@ def test_a_log_that_gave_a_row_up_is_in_doubt_until_it_writes_one(open_log: Open
         assert not log.takes_rows()
     log.write(a_row(2)).result(5)
     assert log.takes_rows()
+
+
+def test_a_writer_that_stands_still_is_late_and_then_in_doubt(
+    open_log: OpenLog, conninfo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with `buffered`, which gives nothing up: who answers meanwhile is to wait, and then no row is taken."""
+    monkeypatch.setattr("infrastructure.postgres.access_log.DOUBT_SECONDS", 0.5)
+    log = open_log(durability="buffered")
+    log.write(a_row(1))
+    eventually(lambda: log.queued() == 0 and not log.is_late(), "the row is written")
+    assert log.takes_rows()
+    with psycopg.connect(conninfo) as blocker:
+        blocker.execute("LOCK TABLE usage.writers")
+        log.write(a_row(2))
+        eventually(log.is_late, "the writer is late")
+        eventually(lambda: not log.takes_rows(), "the writer is in doubt")
+    eventually(lambda: log.takes_rows() and not log.is_late(), "the row is written")
 
 
 class NoEntropy:

@@ -318,6 +318,34 @@ def test_an_answer_whose_row_cannot_be_written_is_not_given(
         assert (start["status"], body["body"][: len(UNAVAILABLE)]) == (503, UNAVAILABLE)
 
 
+@pytest.mark.parametrize("durability", ["commit", "buffered"])
+@pytest.mark.parametrize("made", [request, handshake])
+def test_a_host_that_is_cancelled_leaves_its_row(
+    database_and_back: HttpServer, key: Key, settings: Settings, durability: Any, made: Callable[..., Server]
+) -> None:
+    """It may have acted by then: the use counts, whatever the server did with the request."""
+    settings = replace(settings, access_log_durability=durability)
+    is_in = asyncio.Event()
+
+    async def acting(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await host(scope, receive, send)
+        is_in.set()
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        mounted = KeyledgerMiddleware(acting, protect=("/api/",), settings=settings)
+        async with living(mounted):
+            asked = asyncio.create_task(made(key=key).run(mounted))
+            await is_in.wait()
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+
+    asyncio.run(main())
+    assert row(database_and_back) == (499, "ok", True)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_after_a_fault_of_our_own_the_host_is_served_again(
     database_and_back: HttpServer, key: Key, settings: Settings, monkeypatch: pytest.MonkeyPatch
