@@ -71,7 +71,7 @@ def _secrets(settings: Settings, entropy: SystemEntropy, seen: PostgresRootSecre
         ring = _given_secrets(settings, entropy, seen)
     except (ValueError, SecretFileError) as error:
         raise SettingError(f"KEYLEDGER_SECRET_KEYS: {error}") from error
-    # Without the database nobody is accepted anyway, and a host of the middleware may start before it.
+    # Without the database nobody is accepted anyway, and a host of the middleware may start before it, or its tables.
     with suppress(UnavailableError):
         if not seen.accept(ring.fingerprints):
             raise SettingError("KEYLEDGER_SECRET_KEYS: the keys of this database were made under other root secrets")

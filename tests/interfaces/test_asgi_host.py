@@ -184,6 +184,19 @@ def test_without_a_database_it_opens_and_refuses_until_there_is_one(
     asyncio.run(main())
 
 
+def test_on_a_database_that_is_not_migrated_it_opens_and_refuses(
+    database_and_back: HttpServer, key: Key, settings: Settings
+) -> None:
+    """503 until the service has made its tables."""
+    tables = [("credentials", "root_secrets"), ("serving", "processes")]
+    with ExitStack() as stack:
+        for schema, table in tables:
+            stack.enter_context(database_and_back.renamed(schema, table))
+        [(start, body)] = serve(host, request(key=key), settings=settings)
+        assert (start["status"], body["body"][: len(UNAVAILABLE)]) == (503, UNAVAILABLE)
+    assert serve(host, request(key=key), settings=settings) == [[START, BODY]]
+
+
 @pytest.mark.parametrize("starts", GraceStart)
 def test_the_hosts_answers_to_a_key_in_its_grace_period_say_so(
     back: Back, key: Key, settings: Settings, starts: GraceStart
