@@ -22,7 +22,7 @@ class AccessLogDays(Protocol):
     """The days of the access log."""
 
     def drop_partitions_before(self, day: date, declare: Callable[[DroppedDay], None]) -> Sequence[DroppedDay]:
-        """Drops the days before that one, oldest first, and answers them; a day with unsettled rows stays.
+        """Drops the days before that one and answers them; a day with unsettled rows stays.
 
         ``declare`` is called with each day when it has left the log and before its rows are gone; a day whose purge is
         cut short between the two is declared again, the same.

@@ -60,7 +60,8 @@ class AccessLogPartitions:
     # A purge by hand and the leader's would detach and drop the same day.
     TRY_LOCK = "SELECT pg_try_advisory_lock(7310309)"
     UNLOCK = "SELECT pg_advisory_unlock(7310309)"
-    # Detached days are listed, too, whatever is kept now: a purge that was cut short is taken up where it was.
+    # Detached days are listed, too, whatever is kept now: a purge that was cut short is taken up where it was. The day
+    # that is pending comes first: while there is one no other can be detached.
     DAYS = """
         SELECT c.relname, to_date(right(c.relname, 8), 'YYYYMMDD'), i.inhrelid IS NOT NULL,
                coalesce(i.inhdetachpending, false)
@@ -69,7 +70,7 @@ class AccessLogPartitions:
         LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid
         WHERE n.nspname = 'usage' AND c.relkind = 'r' AND c.relname ~ '^access_log_[0-9]{8}$'
           AND (to_date(right(c.relname, 8), 'YYYYMMDD') < %(before)s OR i.inhrelid IS NULL OR i.inhdetachpending)
-        ORDER BY c.relname
+        ORDER BY coalesce(i.inhdetachpending, false) DESC, c.relname
     """
     # One probe of the primary key for each run that is not over, its last row; ended runs are settled. As a join of the
     # rows it was expected to meet one soon, and read the whole index.
@@ -123,7 +124,7 @@ class AccessLogPartitions:
     def drop_partitions_before(self, day: date, declare: Callable[[DroppedDay], None]) -> Sequence[DroppedDay]:
         """Drops the days before that one, oldest first, and answers them; a day with unsettled rows stays.
 
-        While another purge runs there is nothing to do.
+        A day whose detaching was cut short goes before all others. While another purge runs there is nothing to do.
 
         ``declare`` is called with each day when it has left the log and before its rows are gone, so that no absence is
         undeclared; a purge that is cut short between the two declares that day again. It has its own connection, for it
@@ -157,7 +158,7 @@ class AccessLogPartitions:
                 dropped.append(leaving)
             if dropped:
                 # What stood beside the rows alone goes with them: the hours and the totals stay.
-                before = min(dropped[-1].day + timedelta(days=1), kept)
+                before = min(max(each.day for each in dropped) + timedelta(days=1), kept)
                 self._forget(connection, self.KEYS, self.FORGET_MINUTES, before)
                 self._forget(connection, self.ACCOUNTS, self.FORGET_UNPROVEN, before)
         except _CutShortError:

@@ -175,6 +175,24 @@ def test_unsettled_rows_are_not_purged(service: Service) -> None:
     assert service.usage.of_keys([service.key])[service.key].requests == 1
 
 
+def test_a_detach_that_was_cut_short_does_not_keep_an_older_day(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader outlasts the newer day's detach while the older one has rows to settle; later both go, minutes too."""
+    monkeypatch.setattr(AccessLogPartitions, "CONFIGURE", AccessLogPartitions.CONFIGURE.replace("'10s'", "'100ms'"))
+    service.write(91)
+    service.log.write(a_row(service.key, TODAY - timedelta(days=95))).result(10)
+    with psycopg.connect(service.database.conninfo) as reader:
+        reader.execute("SELECT count(*) FROM usage.access_log")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            service.retention().purge()
+    assert service.rows("SELECT count(*) FROM pg_inherits WHERE inhdetachpending") == [(1,)]
+    service.settlement.settle(NOW + timedelta(hours=25))
+    assert service.retention().purge() == 2
+    assert service.days_with_rows() == []
+    assert service.rows("SELECT FROM usage.bucket_counts WHERE width = 'minute'") == []
+
+
 def test_what_stands_beside_a_day_that_stays_stays_with_it(service: Service) -> None:
     """The owner's listing finds a row that names the key without proof of it by an entry of its own."""
     service.write(92)
