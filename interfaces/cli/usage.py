@@ -98,14 +98,15 @@ def _filter(arguments: Namespace, op: Operator) -> LogFilter:
 
 def _follow(op: Operator, rows: LogFilter, *, limit: int, json: bool) -> None:
     reports, clock, pause = op.manage.usage_reports, op.manage.clock, Flag()
-    began = clock.now()
+    asked = clock.now()
     first = reports.page(rows, before=None, limit=limit).lines
     _tell(first[::-1], json=json)
     seen = {line.place for line in first}
-    floor = first[-1].place.at if first else began
+    floor = first[-1].place.at if first else asked
     while True:
         pause.wait(POLL_SECONDS)
-        since = max(floor, clock.now() - LATE - timedelta(seconds=POLL_SECONDS))
+        # Behind the last reading and not behind now: who reads the lines may have paused us for any time.
+        since, asked = max(floor, asked - LATE), clock.now()
         found = list(_since(reports, replace(rows, since=since)))
         _tell([line for line in reversed(found) if line.place not in seen], json=json)
         seen = {line.place for line in found}

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
 
 from interfaces.cli.exits import Exit
-from interfaces.cli.usage import sparkline
+from interfaces.cli.usage import LATE, sparkline
 from tests.kit.access_rows import PastRow, put_rows
 from tests.kit.http_server import HttpServer, Key
 from tests.kit.service import eventually
@@ -134,6 +135,25 @@ def test_followed_rows_come_as_they_are_committed(
             eventually(is_shown, "the new rows are shown, once")
     process.send_signal(signal.SIGINT)
     assert process.wait(SECONDS_MAX) == Exit.INTERRUPTED
+
+
+def test_a_follower_that_was_paused_skips_nothing(
+    server: HttpServer, operated: Operated, following: tuple["subprocess.Popen[bytes]", Path]
+) -> None:
+    """What was committed meanwhile is shown afterwards, also what is by then older than rows are looked for."""
+    process, out = following
+
+    def shown() -> int:
+        return len(out.read_text(encoding="utf-8").splitlines())
+
+    eventually(lambda: shown() == len(operated.request_ids), "the rows that are there are shown")
+    process.send_signal(signal.SIGSTOP)
+    late = datetime.now(UTC) - LATE + timedelta(seconds=0.5)
+    [request_id] = put_rows(server.conninfo, [PastRow(late, operated.key.id, operated.key.account_id)])
+    sleep(2.0)
+    process.send_signal(signal.SIGCONT)
+    eventually(lambda: shown() > len(operated.request_ids), "the row of the pause is shown")
+    assert json.loads(out.read_text(encoding="utf-8").splitlines()[-1])["request_id"] == request_id
 
 
 @pytest.mark.parametrize(
