@@ -134,14 +134,18 @@ class UsageReports:
     ) -> Sequence[Bucket]:
         """Every bucket from the one that holds ``since`` to the last that begins before ``until``, empty ones too.
 
-        By default the 24 buckets that end with the current one. InvalidError for naive times, times out of order, and
-        more than BUCKETS_MAX buckets.
+        Without ``since`` the 24 buckets that end with the last of them; without ``until`` that is the current one.
+        InvalidError for naive times, times out of order, and more than BUCKETS_MAX buckets.
         """
         self._check_owner(account_id, key_id)
         _check_times(since, until)
         try:
             end = interval.start_of(self._clock.now()) + interval.width if until is None else until.astimezone(UTC)
-            start = interval.start_of(end - BUCKETS_DEFAULT * interval.width if since is None else since)
+            if since is None:
+                last = interval.start_of(end - timedelta.resolution)  # the last that begins before the end
+                start = last - (BUCKETS_DEFAULT - 1) * interval.width
+            else:
+                start = interval.start_of(since)
         except OverflowError as error:
             raise InvalidError.of("from", "must be in the years 1 to 9999 in UTC") from error
         if start >= end:

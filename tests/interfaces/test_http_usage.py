@@ -61,6 +61,16 @@ def test_bounds_inside_a_bucket_take_it_whole(server: HttpServer, owner: Owner) 
     assert [each["requests"] for each in told["data"]] == [3]
 
 
+@pytest.mark.parametrize("interval", WIDTHS)
+@pytest.mark.parametrize("past_the_border", [timedelta(), timedelta(seconds=1)])
+def test_an_end_alone_makes_24_buckets(owner: Owner, interval: str, past_the_border: timedelta) -> None:
+    """The last one that begins before the end and the 23 before it, whether the end is a bucket's border or not."""
+    told = owner.client.get(f"{owner.key.path}/usage?interval={interval}&to={MIDNIGHT + past_the_border:%FT%TZ}").json
+    starts = [datetime.fromisoformat(each["start"]) for each in told["data"]]
+    last = MIDNIGHT if past_the_border else MIDNIGHT - WIDTHS[interval]
+    assert starts == [last - number * WIDTHS[interval] for number in range(23, -1, -1)]
+
+
 def test_outcomes_and_answers_are_counted_apart(server: HttpServer, owner: Owner) -> None:
     """Uses and failed attempts as the key's own counts have them; each answer in its class, of both."""
     rows = [
