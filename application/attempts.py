@@ -20,18 +20,20 @@ class AttemptLimiter:
     def __init__(self, *, attempts: Attempts, clock: Clock) -> None:
         self._attempts = attempts
         self._clock = clock
-        self._blocked: OrderedDict[str, datetime] = OrderedDict()
+        self._blocked: OrderedDict[str, tuple[datetime, timedelta]] = OrderedDict()
 
     def blocked_for(self, client: Address | None, told_by: AccountId | None = None) -> timedelta | None:
         """The wait of a network known here to be over its limit; from memory. ``told_by`` as for `count`."""
         if client is None or not self._blocked:
             return None
         network = _counted_as(client, told_by)
-        until = self._blocked.get(network)
-        if until is None:
+        blocked = self._blocked.get(network)
+        if blocked is None:
             return None
+        until, given = blocked
         wait = until - self._clock.now()
-        if wait > timedelta():
+        # A clock that was set back must not lock a network out for longer than it was told.
+        if timedelta() < wait <= given:
             return wait
         self._blocked.pop(network, None)
         return None
@@ -49,7 +51,7 @@ class AttemptLimiter:
         decision = self._attempts.count(network, now)
         if decision.retry_after is None:
             return None
-        self._blocked[network] = now + decision.retry_after
+        self._blocked[network] = now + decision.retry_after, decision.retry_after
         if len(self._blocked) > REMEMBERED_MAX:
             self._blocked.popitem(last=False)
         return decision.retry_after
