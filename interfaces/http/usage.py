@@ -43,7 +43,8 @@ Reports = NamedDependency[UsageReports]
 READ = {"need": Need(scope=Scope.parse("keys:read"))}
 Since = Annotated[datetime | None, QueryParameter(name="from", description="RFC 3339 with an offset; included.")]
 Until = Annotated[datetime | None, QueryParameter(name="to", description="RFC 3339 with an offset; excluded.")]
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+# At a cell's beginning, and behind what any spreadsheet may take for the end of one; also in their full width.
+FORMULA = re.compile(r"^(?=[\t\r\n])|(^|[;,|\t\r\n])(?=[ \"]*[=+\-@\uff1d\uff0b\uff0d\uff20])")
 QVALUE = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 _encode = msgspec.json.Encoder().encode
 
@@ -233,15 +234,17 @@ def usage_router() -> Router:
 
 
 def csv_safe(value: object) -> str:
-    """The cell's text; what a spreadsheet would run as a formula begins with an apostrophe (OWASP, CSV injection)."""
-    text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+    """The cell's text; what a spreadsheet would run as a formula begins with an apostrophe (OWASP, CSV injection).
+
+    A spreadsheet may split lines at another separator than ours, so the text is looked at behind each of them, too.
+    """
+    return FORMULA.sub(r"\1'", "" if value is None else str(value))
 
 
 def _export(form: ExportFormat, scans: Iterable[LogScan], places: LogPlaces) -> Response[bytes]:
     # Whole, and not as a stream: the gate holds an answer back until its access row is committed.
     out = io.StringIO(newline="")
-    write_row = csv.writer(out).writerow
+    write_row = csv.writer(out, quoting=csv.QUOTE_ALL).writerow
     if form is ExportFormat.CSV:
         write_row(AccessLogBody.__struct_fields__)
     count, reached = 0, None

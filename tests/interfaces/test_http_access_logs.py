@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
+from interfaces.http.usage import csv_safe
 from tests.interfaces.conftest import Owner
 from tests.kit.access_rows import PastRow, put_rows
 from tests.kit.http_server import HttpServer
@@ -231,3 +232,29 @@ def test_a_cell_is_no_formula(server: HttpServer, owner: Owner, start: str) -> N
     heard = owner.client.get(f"/api/access-logs?{PAST}&format=csv&path={quote(endpoint)}")
     [row] = csv.DictReader(io.StringIO(heard.body.decode(), newline=""))
     assert row["endpoint"] == f"'{endpoint}"
+
+
+def test_every_cell_is_quoted(server: HttpServer, owner: Owner) -> None:
+    """Also those of the first line, and those without a value."""
+    put_rows(server.conninfo, past(owner, 1, endpoint='/x;"y"'))
+    heard = owner.client.get(f"/api/access-logs?{PAST}&format=csv").body.decode()
+    told = owner.client.get(f"/api/access-logs?{PAST}").json["data"]
+    quoted = ",".join('"{}"'.format(str(cell).replace('"', '""')) for cell in told[0].values())
+    assert heard == ",".join(f'"{name}"' for name in FIELDS) + f"\r\n{quoted}\r\n"
+
+
+@pytest.mark.parametrize("separator", [";", ",", "|", "\t", "\r", "\n"])
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
+@pytest.mark.parametrize("between", ["", " ", '"'])
+def test_a_part_of_a_cell_is_no_formula(separator: str, sign: str, between: str) -> None:
+    """A spreadsheet that splits at another separator finds an apostrophe at each part, too."""
+    formula = f"{between}{sign}HYPERLINK(1)"
+    assert csv_safe(f"/x{separator}{formula}") == f"/x{separator}'{formula}"
+    assert csv_safe(f"{formula}{separator}{formula}") == f"'{formula}{separator}'{formula}"
+
+
+def test_what_is_no_formula_is_left_as_it_is() -> None:
+    """Signs within words, and separators with other text behind them."""
+    for text in ("/a-b=c+d@e", "/x;y=1,z", "2026-03-01T12:00:00Z", "2001:db8::1"):
+        assert csv_safe(text) == text
+    assert [csv_safe(value) for value in (None, 404)] == ["", "404"]
