@@ -55,7 +55,8 @@ class EmbeddedPostgresError(Exception):
 
 
 def _say_on_stderr(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    with suppress(OSError, ValueError):  # nobody reads it any more, which must not end what it tells of
+        sys.stderr.write(f"{line}\n")
 
 
 class EmbeddedPostgres:

@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from contextvars import Token
 from functools import cache
 from itertools import islice
@@ -168,6 +169,29 @@ class _ChainFormatter(logging.Formatter):
         return str(event)
 
 
+class _Output:
+    """Where lines go. One that cannot be written is lost, as whoever reads them has gone: who said it goes on."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream  # None: stderr was closed before the start
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        if self._stream is not None:
+            with suppress(OSError, ValueError):  # a closed stream raises ValueError
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Send out what can be sent."""
+        if self._stream is not None:
+            with suppress(OSError, ValueError):
+                self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def configure_logging(
     *,
     format: LogFormat,  # noqa: A002 - the name of the setting
@@ -177,10 +201,12 @@ def configure_logging(
 ) -> None:
     """Send all that this process logs through the redacting chain to `stream` (None: stderr as it is now).
 
+    A line that cannot be written is lost, and nothing is raised.
+
     Also uncaught exceptions, those of threads and of finalisers, and Python's warnings. Handlers that libraries gave
     their own loggers are taken away, so call it after them; calling it again replaces the former set-up.
     """
-    out = stream or sys.stderr
+    out = cast("TextIO", _Output(stream or sys.stderr))
     processors = chain(log_format=format, service=service)
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(

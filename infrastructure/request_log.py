@@ -111,7 +111,8 @@ class RequestLog:
         for start in range(0, len(taken), LINES_AT_ONCE):
             lines = self._lines(taken[start : start + LINES_AT_ONCE], groups, known)
             if self._stream is not None and lines:
-                with suppress(OSError):  # nobody reads the log any more: its lines are lost, and the counts go on
+                # Nobody reads the log any more, or it is closed: its lines are lost, and the counts go on.
+                with suppress(OSError, ValueError):
                     self._stream.write("".join(lines).encode())
                     self._stream.flush()
         for (route, status, outcome), milliseconds in groups.items():

@@ -114,17 +114,23 @@ class QuickForward:
         return True
 
     def _send_all(self, waiting: Sequence[_Waiting], error: UnavailableError | None) -> None:
-        for scope, send, answer, now, started, request_id in waiting:
-            status, headers, body, line = 200, answer.headers, EMPTY_BODY, answer.line
+        for each in waiting:
             try:
-                if error is not None:
-                    refused = refused_answer(cast("HTTPScope", scope), error, b"")
-                    status, headers, body = int(refused.status), refused.headers, EMPTY_BODY | {"body": refused.body}
-                    line = (*line[:3], status, *line[4:])
-                send({"type": START, "status": status, "headers": [*headers, (b"x-request-id", request_id.encode())]})
-                send(body)
+                self._send(each, error)
             except Exception:  # one's fault must not leave the others without their answers
-                log.exception("unhandled_error", request_id=request_id)
+                log.exception("unhandled_error", request_id=each[-1])
+
+    def _send(self, waiting: _Waiting, error: UnavailableError | None) -> None:
+        scope, send, answer, now, started, request_id = waiting
+        status, headers, body, line = 200, answer.headers, EMPTY_BODY, answer.line
+        try:
+            if error is not None:
+                refused = refused_answer(cast("HTTPScope", scope), error, b"")
+                status, headers, body = int(refused.status), refused.headers, EMPTY_BODY | {"body": refused.body}
+                line = (*line[:3], status, *line[4:])
+            send({"type": START, "status": status, "headers": [*headers, (b"x-request-id", request_id.encode())]})
+            send(body)
+        finally:
             self._log_request(line, now, (self._elapsed() - started) * 1000, request_id)
 
     def _share(self, started: float) -> None:

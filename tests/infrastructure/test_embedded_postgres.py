@@ -1,5 +1,6 @@
 """The zero-setup database, over real processes and a real PostgreSQL."""
 
+import io
 import os
 import pwd
 import shutil
@@ -294,3 +295,11 @@ def test_an_ordinary_user_and_then_root_use_the_same_cluster(made: Path) -> None
             pass
     finally:
         shutil.rmtree(place)
+
+
+def test_what_is_said_and_cannot_be_written_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds the cluster goes on when nobody reads its stderr any more."""
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    EmbeddedPostgres(tmp_path)._say("something was changed")

@@ -330,6 +330,57 @@ def test_the_canonical_line_has_its_fields_and_no_query() -> None:
     }
 
 
+BROKEN = {
+    "a pipe without a reader": "reader, writer = os.pipe(); os.close(reader); os.dup2(writer, 2)",
+    "a pipe that is full": "reader, writer = os.pipe(); os.set_blocking(writer, False); os.dup2(writer, 2)",
+    "a full disk": "os.dup2(os.open('/dev/full', os.O_WRONLY), 2)",
+    "a closed stream": "sys.stderr.close()",
+    "no stream": "sys.stderr = None",
+}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that takes nothing")
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_line_that_cannot_be_written_stops_nobody(broken: str) -> None:
+    """Whoever logs goes on, whatever has become of stderr."""
+    code = f"""
+import logging, os, sys
+import structlog
+from infrastructure.observability import assert_redacting, configure_logging
+sys.stderr = open(2, "w", buffering=1, closefd=False)  # whatever PYTHONUNBUFFERED says
+{BROKEN[broken]}
+configure_logging(format='json', level='info', service='test')
+assert_redacting()
+for _ in range(300):
+    structlog.get_logger().info("said" * 100)
+    logging.getLogger("x").info("said" * 100)
+print("went on")
+"""
+    assert run(code).stdout == "went on\n"
+
+
+def test_lines_are_written_again_when_they_can_be() -> None:
+    """A line is lost alone, and each of the others has gone out when it is said."""
+    code = """
+import io, logging, os
+import structlog
+from infrastructure.observability import configure_logging
+class Full(io.BytesIO):
+    def write(self, data):
+        if b"lost" in data:
+            raise OSError(28, "No space left on device")
+        return os.write(1, data)
+stream = io.TextIOWrapper(Full(), write_through=False)
+configure_logging(format="json", level="info", service="test", stream=stream)
+structlog.get_logger().info("lost")
+structlog.get_logger().info("kept")
+logging.getLogger("x").warning("lost too")
+logging.getLogger("x").warning("kept too")
+os._exit(0)
+"""
+    assert [json.loads(text)["event"] for text in run(code).stdout.splitlines()] == ["kept", "kept too"]
+
+
 REFUSALS = {
     "nothing configured": "",
     "structlog without the chain": "structlog.reset_defaults()",

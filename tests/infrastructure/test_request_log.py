@@ -112,10 +112,19 @@ class Closed(io.BytesIO):
         raise BrokenPipeError
 
 
-def test_requests_are_counted_when_nobody_reads_the_log() -> None:
+class Ended(io.BytesIO):
+    """A stream that was closed on this side."""
+
+    def write(self, _: object) -> int:
+        """Refuses, as a closed file does."""
+        raise ValueError
+
+
+@pytest.mark.parametrize("stream", [Closed(), Ended()])
+def test_requests_are_counted_when_nobody_reads_the_log(stream: io.BytesIO) -> None:
     """A broken stream loses its lines; the metrics, and whoever answers, do not notice."""
     told = Told()
-    with RequestLog(count=told.count, stream=Closed(), service="serve") as log:
+    with RequestLog(count=told.count, stream=stream, service="serve") as log:
         for number in range(LINES_MAX + 1):
             tell(log, f"req_{number}")
     assert len(told.counted) == LINES_MAX + 1

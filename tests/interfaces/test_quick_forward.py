@@ -3,6 +3,7 @@
 `test_forward.py` and `test_http_forward.py` have its answers, which are those of the doors behind it.
 """
 
+import asyncio
 from datetime import datetime, timedelta
 from itertools import accumulate
 from typing import Any
@@ -15,7 +16,8 @@ from application.usage_ports import AccessKind
 from application.verified_keys import VerifiedKey, VerifiedKeys
 from domain.credential import Environment
 from domain.verdict import open_until
-from interfaces.http.gate import Gatekeeper
+from interfaces.http.edge import RequestLine
+from interfaces.http.gate import Deliver, Gatekeeper, nobody_waits
 from interfaces.http.quick import SHARED_SECONDS, QuickForward
 from tests.kit.builders import NOON
 from tests.kit.verified import facts
@@ -30,6 +32,8 @@ class Machine:
     def __init__(self) -> None:
         self.seconds = 0.0
         self.rows: list[datetime] = []
+        self.waiting: list[Any] = []
+        self.deliver: Deliver = nobody_waits
 
     def elapsed(self) -> float:
         """Seconds since noon."""
@@ -47,15 +51,23 @@ class Machine:
         """Nothing waits."""
         return 0
 
-    def submit(self, _: AccessKind, occurred_at: datetime, *__: object) -> None:
-        """Keeps the row's time."""
+    def submit(self, _: AccessKind, occurred_at: datetime, __: str, waiter: Any, deliver: Deliver) -> None:
+        """Keeps the row's time, and who waits for it."""
         self.rows.append(occurred_at)
+        self.waiting.append(waiter)
+        self.deliver = deliver
 
     def await_batch(self, *_: object) -> None:
         """Nobody waits."""
 
 
-def door(machine: Machine, *, expires_at: datetime) -> QuickForward:
+def tell_nobody(*_: object) -> None:
+    """The line of a request that nobody reads."""
+
+
+def door(
+    machine: Machine, *, expires_at: datetime, awaits_commit: bool = False, log_request: RequestLine = tell_nobody
+) -> QuickForward:
     """The door of a server that remembers one key."""
     environments = frozenset(Environment)
     verified = VerifiedKeys(capacity=1, fingerprint=bytes, elapsed=machine.elapsed)
@@ -69,7 +81,7 @@ def door(machine: Machine, *, expires_at: datetime) -> QuickForward:
         authenticator=authenticator,
         limiter=UNUSED,
         access_log=machine,
-        awaits_commit=False,
+        awaits_commit=awaits_commit,
         clock=machine,
         address_text=str,
         threads=UNUSED,
@@ -81,21 +93,23 @@ def door(machine: Machine, *, expires_at: datetime) -> QuickForward:
         clock=machine,
         trusted_proxies=UNUSED,
         new_request_id=lambda: "req_1",
-        log_request=lambda *_: None,
+        log_request=log_request,
     )
+
+
+QUESTION: Any = {
+    "type": "http",
+    "method": "GET",
+    "path": "/auth/forward",
+    "client": ("192.0.2.7", 50000),
+    "headers": [(b"authorization", b"Bearer " + RAW)],
+}
 
 
 def ask(quick: QuickForward) -> bool:
     """The usual question; whether the door answers it."""
     sent: list[dict[str, Any]] = []
-    scope: Any = {
-        "type": "http",
-        "method": "GET",
-        "path": "/auth/forward",
-        "client": ("192.0.2.7", 50000),
-        "headers": [(b"authorization", b"Bearer " + RAW)],
-    }
-    answered = quick.answer(scope, sent.append)
+    answered = quick.answer(QUESTION, sent.append)
     assert [message.get("status") for message in sent] == ([200, None] if answered else [])
     return answered
 
@@ -124,3 +138,27 @@ def test_a_key_is_accepted_before_its_end_alone(pauses: list[int], end: int) -> 
             assert machine.now() < expires_at
             assert len(machine.rows) == rows + 1
             assert timedelta(0) <= machine.now() - machine.rows[-1] <= shared
+
+
+def test_a_fault_of_ones_line_leaves_no_other_without_an_answer() -> None:
+    """All whose rows are committed together are answered, though none of their lines can be told."""
+    machine = Machine()
+    told: list[str] = []
+
+    def fail(_kind: object, _at: object, _ms: float, request_id: str) -> None:
+        told.append(request_id)
+        raise RuntimeError
+
+    quick = door(machine, expires_at=NOON + timedelta(days=1), awaits_commit=True, log_request=fail)
+    sent: list[dict[str, Any]] = []
+
+    async def commit() -> None:
+        quick.wake(asyncio.get_running_loop())
+        assert all(quick.answer(QUESTION, sent.append) for _ in range(3))
+        assert sent == []
+        machine.deliver(machine.waiting, None)
+        await asyncio.sleep(0)
+
+    asyncio.run(commit())
+    assert [message["status"] for message in sent if "status" in message] == [200, 200, 200]
+    assert len(told) == 3
