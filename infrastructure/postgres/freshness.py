@@ -161,6 +161,7 @@ class LedgerFollower:
         }
         self._mark: bytes | None = None  # of the last event applied; None before the first
         self._outage_told = False  # once for an outage, however often it is tried again
+        self._fault_told = False  # likewise
         self._stop = Flag()
         self._thread = Thread(target=self._run, name="ledger-follower", daemon=True)
 
@@ -180,6 +181,13 @@ class LedgerFollower:
                 if not self._outage_told:
                     log.warning("ledger_follower_lost_database", reason=str(error), fresh_for=self._keys.fresh_for)
                     self._outage_told = True
+                self._stop.wait(RETRY_SECONDS)
+            except Exception:  # a fault of our own: what is remembered is not to be believed, and all begins anew
+                if not self._fault_told:
+                    log.exception("ledger_follower_fault")
+                    self._fault_told = True
+                self._keys.distrust()
+                self._mark = None
                 self._stop.wait(RETRY_SECONDS)
 
     def _follow(self) -> None:
@@ -207,7 +215,7 @@ class LedgerFollower:
                     connection.execute(self.REPORT, self._process | {"applied": self._keys.applied})
                 elif self._renew(connection, asked_at):
                     due = asked_at + self._lease.renewal_seconds
-                    self._outage_told = False
+                    self._outage_told = self._fault_told = False
                 else:
                     # Somebody has taken this process for dead: it registers before it trusts its memory again.
                     self._keys.distrust()

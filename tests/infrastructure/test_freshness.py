@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -257,6 +257,25 @@ def test_a_broken_connection_costs_no_memory_and_hides_no_change(
     eventually(lambda: process.keys.is_fresh, "it comes back")
     assert not process.knows(1)
     assert process.knows(2)
+
+
+def test_a_fault_costs_the_memory_and_hides_no_change(
+    processes: Processes, freshness: PostgresFreshness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a fault that has nothing to do with the database the process follows anew: keys are accepted again."""
+    process = processes.start()
+    process.remember(1)
+    apply = process.keys.apply
+
+    def fail_once(_: Iterable[Change]) -> None:
+        monkeypatch.setattr(process.keys, "apply", apply)
+        raise RuntimeError
+
+    monkeypatch.setattr(process.keys, "apply", fail_once)
+    eventually(lambda: not process.knows(1) and process.keys.is_fresh, "it comes back with an empty memory")
+    process.remember(2)
+    assert freshness.await_applied(processes.append(key_id(2))).processes == 1
+    assert not process.knows(2)
 
 
 def test_nothing_relies_on_notifications(processes: Processes, freshness: PostgresFreshness) -> None:
