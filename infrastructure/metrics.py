@@ -1,7 +1,8 @@
 """What a process counts of itself, in memory: requests, jobs, and the sizes of what it holds.
 
 Requests are added up in batches, by the thread that writes their lines (`infrastructure/request_log.py`). Labels are
-bounded: route templates, statuses, verdicts and job names, and never a key, an account or an address.
+bounded: route templates, statuses, verdicts and job names, and never a key, an account or an address. A job's label is
+`task`: `job` and `instance` are Prometheus' own, for whom it asks.
 """
 
 from bisect import bisect_left
@@ -87,8 +88,8 @@ class Metrics:
         taken = self._jobs[:]
         del self._jobs[: len(taken)]
         for name, result, seconds in taken:
-            self._counters[f'keyledger_job_runs_total{{job="{name}",result="{result}"}}'] += 1
-            self._counters[f'keyledger_job_seconds_total{{job="{name}"}}'] += seconds
+            self._counters[f'keyledger_job_runs_total{{task="{name}",result="{result}"}}'] += 1
+            self._counters[f'keyledger_job_seconds_total{{task="{name}"}}'] += seconds
 
     def _add_waits(self) -> None:
         taken = self._waits[:]

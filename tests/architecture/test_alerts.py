@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
+from infrastructure.metrics import Metrics
 from infrastructure.postgres.metrics import HELP
 from interfaces.bootstrap import jobs, open_core
 from interfaces.http.gate import ROWS_BEHIND_MAX
@@ -15,8 +16,11 @@ from interfaces.settings import Settings
 OPS = Path(__file__).parents[2] / "ops"
 ALERTS = (OPS / "alerts.yaml").read_text(encoding="utf-8")
 DASHBOARD = json.loads((OPS / "dashboard.json").read_text(encoding="utf-8"))
-ARM = re.compile(r'(?:job=~"([^"]+)")?\}\[(\d+)([mh])\]\)\) > ([\d.]+)')
+ARM = re.compile(r'(?:task=~"([^"]+)")?\}\[(\d+)([mh])\]\)\) > ([\d.]+)')
 NAME = re.compile(r"keyledger_\w+")
+GROUPED = re.compile(r"by \(([^)]+)\)")
+MATCHED = re.compile(r'(\w+)!?[=~]+"')
+GIVEN_BY_PROMETHEUS = {"job", "instance"}
 SERIES = {
     name + suffix
     for name, (kind, _) in HELP.items()
@@ -42,6 +46,32 @@ def test_alerts_and_dashboard_ask_for_series_that_are_told() -> None:
     assert asked <= SERIES
     assert {name.removesuffix("_bucket") for name in asked} == set(HELP)
     assert set(NAME.findall(ALERTS)) <= SERIES
+
+
+def labels_told() -> set[str]:
+    """The labels of every metric that has any."""
+    metrics = Metrics()
+    metrics.count_requests("/api/keys", 200, "ok", [1.0])
+    metrics.count_job("settlement", "done", 1.0)
+    metrics.count_delivery("webhook", "delivered", 1.0)
+    metrics.count_wait(1.0)
+    return {label for series in metrics.counters() for label in MATCHED.findall(series)}
+
+
+def test_no_label_is_one_that_prometheus_gives_itself() -> None:
+    """A scrape would keep its own, and ours as ``exported_…``, which no expression asks for."""
+    assert labels_told() == {"route", "status", "outcome", "le", "task", "result", "channel"}
+    assert not labels_told() & GIVEN_BY_PROMETHEUS
+
+
+def test_alerts_and_dashboard_ask_for_labels_that_are_told() -> None:
+    """Of our metrics; of the labels that Prometheus gives, for the target alone. `up` is none of ours."""
+    told = labels_told() | {"instance", "__name__"}
+    asked = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    asked += re.findall(r"expr: '(?!up\{)(.+)'", ALERTS)
+    for expression in asked:
+        grouped = {label.strip() for labels in GROUPED.findall(expression) for label in labels.split(",")}
+        assert grouped | set(MATCHED.findall(expression)) <= told, expression
 
 
 def test_every_job_runs_often_enough_for_the_alert_that_it_fails(conninfo: str) -> None:

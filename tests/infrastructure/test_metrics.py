@@ -162,9 +162,9 @@ def test_jobs_are_counted_by_result() -> None:
     metrics.count_job("settlement", "done", 0.5)
     metrics.count_job("settlement", "failed", 0.25)
     assert metrics.counters() == {
-        'keyledger_job_runs_total{job="settlement",result="done"}': 1,
-        'keyledger_job_runs_total{job="settlement",result="failed"}': 1,
-        'keyledger_job_seconds_total{job="settlement"}': 0.75,
+        'keyledger_job_runs_total{task="settlement",result="done"}': 1,
+        'keyledger_job_runs_total{task="settlement",result="failed"}': 1,
+        'keyledger_job_seconds_total{task="settlement"}': 0.75,
     }
 
 
