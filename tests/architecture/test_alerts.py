@@ -64,12 +64,25 @@ def test_no_label_is_one_that_prometheus_gives_itself() -> None:
     assert not labels_told() & GIVEN_BY_PROMETHEUS
 
 
-def test_alerts_and_dashboard_ask_for_labels_that_are_told() -> None:
-    """Of our metrics; of the labels that Prometheus gives, for the target alone. `up` is none of ours."""
-    told = labels_told() | {"instance", "__name__"}
+def asked_of_ours() -> list[str]:
+    """Every expression of an alert or a panel but the one of `up`, which is no metric of ours."""
     asked = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
-    asked += re.findall(r"expr: '(?!up\{)(.+)'", ALERTS)
-    for expression in asked:
+    return asked + re.findall(r"expr: '(?!up\{)(.+)'", ALERTS)
+
+
+def test_no_number_grows_with_the_targets_that_are_scraped() -> None:
+    """Each tells the whole service: what is added up is of one target, and only a quantile is the same of all."""
+    for expression in asked_of_ours():
+        for arm in expression.split(" or "):
+            assert re.match(r"(max|min)[ (]|histogram_quantile\(", arm), expression
+            if not arm.startswith("histogram_quantile("):
+                assert re.findall(r"\bsum\b", arm) == re.findall(r"\bsum(?= by \(instance\b)", arm), expression
+
+
+def test_alerts_and_dashboard_ask_for_labels_that_are_told() -> None:
+    """Of those that Prometheus gives, for the target alone."""
+    told = labels_told() | {"instance", "__name__"}
+    for expression in asked_of_ours():
         grouped = {label.strip() for labels in GROUPED.findall(expression) for label in labels.split(",")}
         assert grouped | set(MATCHED.findall(expression)) <= told, expression
 
@@ -91,6 +104,6 @@ def test_every_job_runs_often_enough_for_the_alert_that_it_fails(conninfo: str) 
 
 def test_as_many_rows_wait_as_the_alert_is_about_before_anything_bounds_them() -> None:
     """Buffered, more wait before their callers are slowed; else, half of the requests that can be under way suffice."""
-    (threshold,) = re.findall(r"expr: 'keyledger_access_log_queue_rows > (\d+)'", ALERTS)
+    (threshold,) = re.findall(r"expr: 'max\(keyledger_access_log_queue_rows\) > (\d+)'", ALERTS)
     assert int(threshold) < ROWS_BEHIND_MAX
     assert int(threshold) <= CONNECTIONS_MAX // 2, "the batch that is being written is not among those that wait"
