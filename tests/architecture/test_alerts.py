@@ -10,6 +10,7 @@ from infrastructure.metrics import Metrics
 from infrastructure.postgres.metrics import HELP
 from interfaces.bootstrap import jobs, open_core
 from interfaces.http.gate import ROWS_BEHIND_MAX
+from interfaces.http.health import health_router
 from interfaces.http.server import CONNECTIONS_MAX
 from interfaces.settings import Settings
 
@@ -20,6 +21,7 @@ ARM = re.compile(r'(?:task=~"([^"]+)")?\}\[(\d+)([mh])\]\)\) > ([\d.]+)')
 NAME = re.compile(r"keyledger_\w+")
 GROUPED = re.compile(r"by \(([^)]+)\)")
 MATCHED = re.compile(r'(\w+)!?[=~]+"')
+READINESS = "/health/ready"
 GIVEN_BY_PROMETHEUS = {"job", "instance"}
 SERIES = {
     name + suffix
@@ -85,6 +87,15 @@ def test_alerts_and_dashboard_ask_for_labels_that_are_told() -> None:
     for expression in asked_of_ours():
         grouped = {label.strip() for labels in GROUPED.findall(expression) for label in labels.split(",")}
         assert grouped | set(MATCHED.findall(expression)) <= told, expression
+
+
+def test_one_answer_of_503_and_the_probes_of_a_start_page_nobody() -> None:
+    """A rate is above zero as long as one request is in its window, which must be over before the alert fires."""
+    ((expression, minutes),) = re.findall(r"expr: '(.+=\"503\".+)'\n +for: (\d+)m", ALERTS)
+    (window,) = re.findall(r"\[(\d+)m\]", expression)
+    assert int(window) < int(minutes)
+    assert f'route!="{READINESS}"' in expression
+    assert [route.path for route in health_router().routes if route.path.endswith("/ready")] == [READINESS]
 
 
 def test_every_job_runs_often_enough_for_the_alert_that_it_fails(conninfo: str) -> None:
