@@ -1,7 +1,11 @@
 """Metrics of all processes together: each tells its own once a second, and whoever is asked adds them up.
 
 A process's row holds what it has counted since it began; the counts of a process that is gone are added to those of the
-ended ones, in the step that takes its row out. So every count is in the sum once, and no sum ever falls.
+ended ones, in the step that takes its row out. So every count is in the sum once, whoever ends or dies.
+
+A sum may fall once after a crash of PostgreSQL, which takes back the last second: nobody waits for the disk. A process
+that lives tells its totals again a second later; what one told that began or ended in that second is lost. Prometheus
+takes a sum that fell for one that began anew at zero: a rate over that moment has all that was ever counted in it.
 
 A process that was killed has no session any more, and its row is taken out within seconds. One that stands still, or is
 cut off without PostgreSQL's notice, keeps its session and its row, whose lease is then seen to run out.
