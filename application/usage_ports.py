@@ -131,6 +131,6 @@ class RefusedAttempts(Protocol):
     def presented_after_end(self, since: datetime, limit: int) -> Sequence[tuple[KeyId, int, datetime]]:
         """Keys refused as revoked or expired since then, with how often and when last, but for those on record as that.
 
-        That counts for a day before ``since``.
+        That counts for a day before the last refusal.
         """
         ...

@@ -42,6 +42,9 @@ class PostgresJobRuns:
         FROM unnest(%(jobs)s::text[]) AS j (job)
         CROSS JOIN LATERAL (SELECT * FROM jobs.runs WHERE runs.job = j.job ORDER BY slot DESC LIMIT 1) AS r
     """
+    LAST_DONE = """
+        SELECT started_at FROM jobs.runs WHERE job = %(job)s AND outcome = 'done' ORDER BY slot DESC LIMIT 1
+    """
     PRUNE = """
         DELETE FROM jobs.runs
         WHERE started_at < clock_timestamp() - %(kept)s
@@ -74,6 +77,12 @@ class PostgresJobRuns:
         with self._database.cursor() as cursor:
             rows = cursor.execute(self.LATEST, {"jobs": list(jobs)}).fetchall()
         return {row[0]: JobRun(*row) for row in rows}
+
+    def last_done(self, job: str) -> datetime | None:
+        """When the job's last run that ended well began; None when none is on record (any more)."""
+        with self._database.cursor() as cursor:
+            row = cursor.execute(self.LAST_DONE, {"job": job}).fetchone()
+        return None if row is None else row[0]
 
     def prune(self) -> int:
         """Drops what is old, and says of runs that never ended that they were interrupted; how many of these."""

@@ -40,7 +40,7 @@ class PostgresRefusedAttempts:
         JOIN views.keys AS k ON k.key_id = r.key_id
         WHERE (
             SELECT count(*) FROM ledger.events AS e WHERE e.stream_id = r.key_id AND e.topic = 'key.presented_after_end'
-               AND (convert_from(e.state, 'UTF8')::json ->> 'timestamp')::timestamptz > %(since)s - interval '1 day'
+               AND (convert_from(e.state, 'UTF8')::json ->> 'timestamp')::timestamptz > r.last_at - interval '1 day'
         ) = 0
         ORDER BY r.last_at LIMIT %(limit)s
     """
@@ -62,7 +62,7 @@ class PostgresRefusedAttempts:
     def presented_after_end(self, since: datetime, limit: int) -> Sequence[tuple[KeyId, int, datetime]]:
         """Keys refused as revoked or expired since then, with how often and when last.
 
-        Not those on record as presented since a day before.
+        Not those on record as presented in the day before that.
         """
         with self._database.cursor() as cursor:
             rows = cursor.execute(self.PRESENTED_AFTER_END, {"since": since, "limit": limit}).fetchall()

@@ -52,17 +52,18 @@ def jobs(core: Core, stop: Flag | None = None) -> dict[str, Job]:
     retention = Retention(
         ledger=core.ledger, log=partitions, clock=clock, entropy=core.entropy, days=settings.access_log_days
     )
+    runs = job_runs(core)
     suspicions = Suspicions(
         ledger=core.ledger,
         refused=PostgresRefusedAttempts(core.database),
         clock=clock,
         entropy=core.entropy,
         attack_threshold=settings.attack_threshold,
+        swept_at=lambda: runs.last_done("presentations"),
     )
     outbox = PostgresOutbox(core.database)
     engine = workflow_engine(core)
     handovers = successors(core)
-    runs = job_runs(core)
     return {
         "settlement": Job(settings.settlement_window, lambda: settlement.settle(clock.now())),
         "retirement": Job(SWEEP_EVERY, deadlines.retire),

@@ -1,6 +1,7 @@
 """Attacked keys and keys presented after their end: on record once a day, from what the access log holds."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 
 import pytest
@@ -13,10 +14,14 @@ from domain.api_key_events import Attacked, PresentedAfterEnd
 from domain.ids import KeyId, RunId
 from infrastructure.eventstore import PostgresLedgerFactory, PostgresRecorder
 from infrastructure.postgres.access_log import PostgresAccessLog
+from infrastructure.postgres.job_runs import PostgresJobRuns
 from infrastructure.postgres.keys import KeysView
 from infrastructure.postgres.pool import Database
 from infrastructure.postgres.refused_attempts import PostgresRefusedAttempts
+from infrastructure.scheduler import Job, JobRunner
 from infrastructure.system import SystemClock, SystemEntropy
+from interfaces.bootstrap import jobs, open_core
+from interfaces.settings import Settings
 from tests.kit.access_rows import PastRow, put_rows
 from tests.kit.builders import CountingEntropy, SettableClock, a_key, account_id, key_id, origin
 
@@ -43,6 +48,7 @@ def suspicions(ledger: Ledger, database: Database, clock: SettableClock) -> Susp
         clock=clock,
         entropy=CountingEntropy(),
         attack_threshold=THRESHOLD,
+        swept_at=clock.now,
     )
 
 
@@ -134,6 +140,57 @@ def test_a_revoked_key_that_is_presented_is_on_record_once_a_day(
     assert PresentedAfterEnd not in kinds(ledger, key_id(2))
 
 
+@pytest.mark.parametrize(
+    "last_sweep",
+    [(timedelta(minutes=10, seconds=1), True), (timedelta(hours=23), True), (timedelta(hours=23), False)],
+    ids=["ten minutes ago", "a day ago", "forgotten"],
+)
+def test_a_key_presented_while_nobody_swept_is_on_record(
+    ledger: Ledger, database: Database, clock: SettableClock, refuse: Refuse, last_sweep: tuple[timedelta, bool]
+) -> None:
+    """Whatever passed since the last sweep, and however many there are; what was on record before is not said again."""
+    gap, is_known = last_sweep
+    runs = PostgresJobRuns(database, host="test")
+    swept = Job(timedelta(seconds=2), lambda: 0)
+    if is_known:
+        JobRunner(runs, count=lambda *_: None).run_by_hand("presentations", swept)
+    for number in (1, 2, 3):
+        ledger.append(a_key(number=number, at=clock.now() - timedelta(days=3)))
+        ledger.change(ApiKey, key_id(number), revoke(clock.now() - timedelta(days=2)))
+        refuse(key_id(number), "revoked", 1)
+    for number, ago in ((2, timedelta(days=1, minutes=1)), (3, timedelta(hours=1))):
+        by = origin(clock.now() - ago)
+        ledger.change(
+            ApiKey,
+            key_id(number),
+            lambda key, by=by: key.note_presented_after_end(attempts=1, last_at=by.at, by=by),
+        )
+    clock.advance(gap)
+    suspicions = Suspicions(
+        ledger=ledger,
+        refused=PostgresRefusedAttempts(database),
+        clock=clock,
+        entropy=CountingEntropy(),
+        attack_threshold=THRESHOLD,
+        swept_at=lambda: runs.last_done("presentations"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("application.suspicions.BATCH", 1)
+        assert suspicions.note_presented_after_end() == 2
+    assert [kinds(ledger, key_id(number)).count(PresentedAfterEnd) for number in (1, 2, 3)] == [1, 2, 1]
+
+
+def test_the_job_looks_for_its_own_last_run(conninfo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the name that its runs are on record with."""
+    asked: list[str] = []
+    monkeypatch.setattr(PostgresJobRuns, "last_done", lambda _, job: asked.append(job))
+    settings = Settings(database_url=conninfo, secret_keys=("0" * 64,), database_connections=2)
+    with ExitStack() as stack:
+        core = open_core(settings, conninfo, stack)
+        jobs(core)["presentations"].run()
+    assert asked == ["presentations"]
+
+
 def test_keys_that_are_on_record_hide_no_others(
     ledger: Ledger, database: Database, clock: SettableClock, refuse: Refuse
 ) -> None:
@@ -204,7 +261,7 @@ def test_who_uses_a_key_much_attacks_nobody(
 def test_what_is_long_past_is_not_put_on_record(
     ledger: Ledger, suspicions: Suspicions, clock: SettableClock, refuse: Refuse
 ) -> None:
-    """Refused attempts from before the last ten minutes, of a key that is attacked and of one that has ended."""
+    """Refused attempts from long before the last sweep, of a key that is attacked and of one that has ended."""
     for number in (1, 2):
         ledger.append(a_key(number=number, at=clock.now()))
     ledger.change(
