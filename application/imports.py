@@ -131,6 +131,7 @@ class KeyImport:
         rows = self._imports.like(
             account_id,
             digests=[key.hash.sha256 for key in keys if key.hash.sha256 is not None],
+            hashes=[key.hash.verifier for key in keys if key.hash.algorithm is Algorithm.BCRYPT],
             prefixes=sorted({key.prefix for key in keys if key.hash.algorithm is Algorithm.BCRYPT}),
             external_ids=[key.external_id for key in keys if key.external_id is not None],
         )
@@ -194,6 +195,7 @@ class _Shelf:
             algorithm=key.hash.algorithm,
             lookup_prefix=key.prefix,
             sha256=key.hash.sha256,
+            bcrypt=key.hash.verifier if key.hash.algorithm is Algorithm.BCRYPT else None,
             candidate=place,
             external_id=key.external_id,
         )

@@ -4,7 +4,7 @@ A fact's place in that order is its *position*: 1 for the first event ever, with
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from eventsourcing.application import AggregateNotFoundError, Application
@@ -22,7 +22,7 @@ _ATTEMPTS = 50
 
 @dataclass(frozen=True, slots=True)
 class NewImport:
-    """What an imported key is found by: its SHA-256, or by bcrypt its place (1 to 8) among those of its prefix.
+    """What an imported key is found by: its SHA-256, or by bcrypt its hash and its place (1 to 8) among its prefix's.
 
     ``external_id`` is its name where it came from, one of a kind in its account; None: none was given.
     """
@@ -31,6 +31,7 @@ class NewImport:
     algorithm: str
     lookup_prefix: str
     sha256: bytes | None
+    bcrypt: str | None = field(repr=False)
     candidate: int | None
     external_id: str | None
 

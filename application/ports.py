@@ -191,9 +191,15 @@ class Imports(Protocol):
     """The keys imported so far, looked through before others join them."""
 
     def like(
-        self, account_id: AccountId, *, digests: Sequence[bytes], prefixes: Sequence[str], external_ids: Sequence[str]
+        self,
+        account_id: AccountId,
+        *,
+        digests: Sequence[bytes],
+        hashes: Sequence[str],
+        prefixes: Sequence[str],
+        external_ids: Sequence[str],
     ) -> Sequence[ImportedRow]:
-        """All with one of these SHA-256, or a bcrypt hash and a prefix of these, or an external id of the account."""
+        """All with one of these hashes, or any bcrypt hash and a prefix of these, or an external id of the account."""
         ...
 
 

@@ -32,7 +32,9 @@ from domain.events import Event
 from infrastructure.board import Seat
 from infrastructure.postgres.pool import Database
 
-RACES = frozenset({"events_stream_version", "imports_sha256", "imports_candidate", "imports_external_id"})
+RACES = frozenset(
+    {"events_stream_version", "imports_sha256", "imports_bcrypt", "imports_candidate", "imports_external_id"}
+)
 """Constraints that two writers can meet: the second decides again on what the first has written."""
 
 IMPORTED = "key.imported"
@@ -88,9 +90,10 @@ class PostgresRecorder(ApplicationRecorder):
     """
     ADD_IMPORT = """
         INSERT INTO credentials.imports (
-            key_id, account_id, algorithm, lookup_prefix, sha256, candidate, external_id
+            key_id, account_id, algorithm, lookup_prefix, sha256, bcrypt, candidate, external_id
         ) VALUES (
-            %(key_id)s, %(account_id)s, %(algorithm)s, %(lookup_prefix)s, %(sha256)s, %(candidate)s, %(external_id)s
+            %(key_id)s, %(account_id)s, %(algorithm)s, %(lookup_prefix)s, %(sha256)s, %(bcrypt)s, %(candidate)s,
+            %(external_id)s
         )
     """
     ADD_SEALED = """

@@ -10,11 +10,12 @@ from infrastructure.postgres.pool import Database
 class PostgresImports:
     """The port `Imports`."""
 
-    # Three indexes, one for each way; the unique constraints behind them decide when two imports run at once.
+    # Four indexes, one for each way; the unique constraints behind them decide when two imports run at once.
     LIKE = """
         SELECT i.key_id, i.account_id, i.external_id, i.lookup_prefix, i.candidate, v.verifier
         FROM credentials.imports AS i JOIN credentials.verifiers AS v ON v.key_id = i.key_id
         WHERE i.sha256 = ANY(%(digests)s)
+           OR i.bcrypt = ANY(%(hashes)s)
            OR (i.lookup_prefix = ANY(%(prefixes)s) AND i.candidate IS NOT NULL)
            OR (i.account_id = %(account_id)s AND i.external_id = ANY(%(external_ids)s))
     """
@@ -23,12 +24,19 @@ class PostgresImports:
         self._database = database
 
     def like(
-        self, account_id: AccountId, *, digests: Sequence[bytes], prefixes: Sequence[str], external_ids: Sequence[str]
+        self,
+        account_id: AccountId,
+        *,
+        digests: Sequence[bytes],
+        hashes: Sequence[str],
+        prefixes: Sequence[str],
+        external_ids: Sequence[str],
     ) -> Sequence[ImportedRow]:
-        """Whatever has one of the digests, a bcrypt hash and one of the prefixes, or one of the account's ids."""
+        """Whatever has one of the digests or bcrypt hashes, such a hash and a prefix, or one of the account's ids."""
         parameters = {
             "account_id": account_id,
             "digests": list(digests),
+            "hashes": list(hashes),
             "prefixes": list(prefixes),
             "external_ids": list(external_ids),
         }

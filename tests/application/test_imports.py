@@ -33,10 +33,16 @@ class Vault:
     rows: list[ImportedRow] = field(default_factory=list[ImportedRow])
 
     def like(
-        self, account_id: AccountId, *, digests: Sequence[bytes], prefixes: Sequence[str], external_ids: Sequence[str]
+        self,
+        account_id: AccountId,
+        *,
+        digests: Sequence[bytes],
+        hashes: Sequence[str],
+        prefixes: Sequence[str],
+        external_ids: Sequence[str],
     ) -> Sequence[ImportedRow]:
         """Those that the port promises."""
-        verifiers = {f"sha256:{digest.hex()}" for digest in digests}
+        verifiers = {f"sha256:{digest.hex()}" for digest in digests}.union(hashes)
         return [
             row
             for row in self.rows

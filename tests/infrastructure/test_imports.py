@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import bcrypt
@@ -152,6 +153,21 @@ def test_imports_that_race_import_each_key_once(world: World) -> None:
     assert [len(run) for run in outcomes] == [len(source)] * 4
     assert sum(each.is_new for run in outcomes for each in run) == len(source)
     assert len({tuple(each.key_id for each in run) for run in outcomes}) == 1
+
+
+def test_a_bcrypt_hash_is_one_key_under_whichever_prefix(world: World) -> None:
+    """Four bring it at once, each under another."""
+    key = by_bcrypt(1, "acme_1234")
+    prefixes = ("acme_", "acme_1", "acme_12", "acme_123")
+    with ThreadPoolExecutor(len(prefixes)) as threads:
+        runs = [threads.submit(world.run, replace(key, prefix=prefix)) for prefix in prefixes]
+        outcomes = [outcome for run in runs for outcome in run.result()]
+    imported = [outcome for outcome in outcomes if isinstance(outcome, Imported)]
+    assert len(imported) == len(prefixes)
+    assert sum(outcome.is_new for outcome in imported) == 1
+    assert len({outcome.key_id for outcome in imported}) == 1
+    with world.database.cursor() as cursor:
+        assert cursor.execute("SELECT count(*), count(bcrypt) FROM credentials.imports").fetchall() == [(1, 1)]
 
 
 def test_imports_that_race_do_not_fill_a_prefix_beyond_its_bound(world: World) -> None:
