@@ -21,6 +21,8 @@ from application.verified_keys import Lease
 from domain.credential import Environment
 from domain.mail_address import MailAddress
 
+DIGITS_MAX = 20
+
 Durability = Literal["commit", "buffered"]
 LogFormat = Literal["json", "console"]
 ClientIp = Literal["full", "truncated", "none"]
@@ -120,7 +122,7 @@ class Settings:
         return cls(
             data_dir=Path(values.text("DATA_DIR") or default.data_dir).absolute(),
             database_url=values.secret("DATABASE_URL"),
-            secret_keys=tuple((values.secret("SECRET_KEYS") or "").replace(",", "\n").split()),
+            secret_keys=values.parsed_secret("SECRET_KEYS", _secret_keys) or (),
             host=values.parsed("HOST", _address) or default.host,
             port=values.number("PORT", default.port, low=1, high=65_535),
             workers=values.number("WORKERS", default.workers, low=1, high=256),
@@ -188,7 +190,7 @@ class _Reader:
         text = self.text(name)
         if text is None:
             return default
-        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+        if not (text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX and low <= int(text) <= high):
             raise SettingError(f"KEYLEDGER_{name} must be a whole number from {low} to {high}")
         return int(text)
 
@@ -211,8 +213,12 @@ class _Reader:
         return None if text is None else _parsed(name, parse, text)
 
     def listed(self, name: str, parse: Callable[[str], Parsed]) -> list[Parsed]:
+        text = self.text(name)
+        parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+        if text is not None and not parts:
+            raise SettingError(f"KEYLEDGER_{name} names nothing: leave it empty for the default")
         try:
-            return [parse(part.strip()) for part in (self.text(name) or "").split(",") if part.strip()]
+            return [parse(part) for part in parts]
         except ValueError as error:
             raise SettingError(f"KEYLEDGER_{name}: {error}") from error
 
@@ -223,6 +229,13 @@ def _parsed(name: str, parse: Callable[[str], Parsed], text: str) -> Parsed:
     except ValueError as error:
         # Without the cause: the library's own words may repeat a password.
         raise SettingError(f"KEYLEDGER_{name} {error}") from None
+
+
+def _secret_keys(text: str) -> tuple[str, ...]:
+    keys = tuple(text.replace(",", "\n").split())
+    if not keys:
+        raise ValueError("holds no secret")
+    return keys
 
 
 def _environment(text: str) -> Environment:

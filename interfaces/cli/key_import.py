@@ -5,10 +5,10 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, BinaryIO, TypeVar
+from typing import Annotated, BinaryIO, TextIO, TypeVar, cast
 
 import msgspec
 from msgspec import Meta
@@ -23,7 +23,7 @@ from interfaces.cli.exits import Exit
 from interfaces.cli.render import as_json
 from interfaces.cli.session import operator
 from interfaces.cli.terminal import plain, say, without_credentials, write
-from interfaces.http.caller import parsed
+from interfaces.http.caller import in_utc, parsed
 from interfaces.http.errors import problem_of
 from interfaces.settings import Settings
 
@@ -31,7 +31,7 @@ LINE_BYTES_MAX = 16_384
 _BOM = b"\xef\xbb\xbf"
 _FIELD = re.compile(r"[a-z_]{1,20}(\[[0-9]{1,5}\])?")
 # A hash, whole or cut, that stands in the wrong field must not come back in a message.
-_HASH = re.compile(r"\$2[a-z]?\$[^\s'\"]*|[0-9A-Za-z+/=_-]{32,}")
+_HASH = re.compile(r"\$2[a-z]?\$[0-9./A-Za-z][^\s'\"]*|[0-9A-Za-z+/=_-]{32,}")
 
 Choice = TypeVar("Choice", bound=StrEnum)
 Instant = Annotated[datetime, Meta(tz=True)]
@@ -145,7 +145,10 @@ def _summary(body: ImportBody) -> str:
 def _source(file: str) -> AbstractContextManager[BinaryIO]:
     """The file, or standard input for `-`; InvalidError when it cannot be opened."""
     if file == "-":
-        return nullcontext(sys.stdin.buffer)
+        given = cast("TextIO | None", sys.stdin)  # None where it is closed
+        if given is None:
+            raise InvalidError.of("file", "cannot be read: standard input is closed")
+        return nullcontext(given.buffer)
     try:
         return Path(file).open("rb")
     except OSError as error:
@@ -190,8 +193,8 @@ def _foreign(number: int, line: ImportLine) -> ForeignKey:
         scopes=None if line.scopes is None else parsed("scopes", Scopes.parse, line.scopes),
         # As for a key that an operator creates: on any plan.
         networks=None if line.allowed_ips is None else parsed("allowed_ips", Networks.parse, line.allowed_ips),
-        created_at=None if line.created_at is None else parsed("created_at", _utc, line.created_at),
-        expires_at=None if line.expires_at is None else parsed("expires_at", _utc, line.expires_at),
+        created_at=None if line.created_at is None else parsed("created_at", in_utc, line.created_at),
+        expires_at=None if line.expires_at is None else parsed("expires_at", in_utc, line.expires_at),
         external_id=None if line.external_id is None else parsed("external_id", Name.parse, line.external_id),
     )
 
@@ -204,13 +207,6 @@ def _one_of(kind: type[Choice]) -> Callable[[str], Choice]:
         raise ValueError(f"must be one of: {', '.join(kind)}")
 
     return parse
-
-
-def _utc(given: datetime) -> datetime:
-    try:
-        return given.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("must be in the years 1 to 9999 in UTC") from error
 
 
 def _refusal(number: int, problem: FieldProblem) -> Refusal:

@@ -1,7 +1,7 @@
 """`keyledger key`: create, list, show, history, revoke, rotate, extend; any account's, as its operator."""
 
 from argparse import Namespace
-from datetime import UTC, timedelta
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,7 +17,7 @@ from interfaces.cli.paging import limit_of, show_page
 from interfaces.cli.render import as_json, fields, rfc3339
 from interfaces.cli.session import operator
 from interfaces.cli.terminal import say, write
-from interfaces.http.caller import parsed
+from interfaces.http.caller import in_utc, parsed
 from interfaces.http.errors import problem_of
 from interfaces.http.key_bodies import note_of
 from interfaces.http.keys import (
@@ -55,7 +55,7 @@ def create(arguments: Namespace, settings: Settings) -> int:
         scopes=None if asked.scopes is None else parsed("scopes", Scopes.parse, asked.scopes),
         # Whether the plan has networks is asked of the customer; an operator may restrict any key.
         networks=None if asked.allowed_ips is None else parsed("allowed_ips", Networks.parse, asked.allowed_ips),
-        expires_at=asked.expires_at and asked.expires_at.astimezone(UTC),
+        expires_at=None if asked.expires_at is None else parsed("expires_at", in_utc, asked.expires_at),
         rotation_due_days=asked.rotation_due_days,
     )
     with operator(settings) as op:

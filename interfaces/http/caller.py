@@ -1,6 +1,7 @@
 """What handlers ask for by name: the accepted key, the origin of what they do, and parsed fields."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from litestar import Request
@@ -41,3 +42,11 @@ def parsed(field: str, parse: Callable[[Raw], Parsed], raw: Raw) -> Parsed:
         return parse(raw)
     except ValueError as error:
         raise InvalidError.of(field, str(error)) from error
+
+
+def in_utc(given: datetime) -> datetime:
+    """The same instant in UTC; ValueError where the calendar has none."""
+    try:
+        return given.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("must be in the years 1 to 9999 in UTC") from error

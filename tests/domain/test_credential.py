@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from domain.credential import (
@@ -295,9 +295,11 @@ def encoded(text: str, times: int, every: int) -> str:
 @given(st.lists(st.one_of(tokens, others), max_size=6))
 def test_nothing_of_a_secret_stays_whatever_stands_beside_it(parts: list[tuple[str, str]]) -> None:
     """Keys, tokens and other text in any order, with nothing between them: no 12 characters of any secret are left."""
+    windows = {rest[at : at + 12] for public, rest in parts if public for at in range(len(rest) - 11)}
+    beside = "".join(public or rest for public, rest in parts)
+    assume(not any(window in beside for window in windows))  # what chance has put beside a secret, too, may stay
     left = without_secrets("".join(public + rest for public, rest in parts))
-    for secret in (rest for public, rest in parts if public):
-        assert not any(secret[at : at + 12] in left for at in range(len(secret) - 11))
+    assert not any(window in left for window in windows)
 
 
 @given(tokens, st.integers(1, 3), st.integers(1, 5))

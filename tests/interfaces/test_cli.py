@@ -276,14 +276,15 @@ def test_an_unknown_id_is_exit_code_4(keyledger: Keyledger, words: tuple[str, ..
 
 def test_a_refused_value_is_exit_code_3_and_changes_nothing(keyledger: Keyledger, account: str) -> None:
     """The line names the option as it was typed; no key was made."""
-    refused = {
-        "--allow-ip": "10.0.0.1/8",
-        "--scope": "everything:write",
-        "--expires-at": "2020-01-01T00:00:00Z",
-        "--name": "a\nb",
-    }
+    refused = [
+        ("--allow-ip", "10.0.0.1/8"),
+        ("--scope", "everything:write"),
+        ("--expires-at", "2020-01-01T00:00:00Z"),
+        ("--expires-at", "9999-12-31T23:59:59-14:00"),
+        ("--name", "a\nb"),
+    ]
     before = keyledger("key", "list", "--account", account, "--json").out
-    for option, value in refused.items():
+    for option, value in refused:
         done = keyledger("key", "create", "--account", account, "--name", "x", "--environment", "live", option, value)
         _assert_refused(done, Exit.REFUSED)
         assert done.err.startswith(f"keyledger: {option}: ")

@@ -238,6 +238,7 @@ def test_bad_lines_are_refused_one_by_one_and_never_repeat_a_hash(operator: Oper
     assert code == 3
     assert (body["imported"], body["refused"]) == (1, len(bad))
     assert [each["line"] for each in body["refusals"]] == list(range(2, len(bad) + 2))
+    assert "must be $2a$, $2b$ or $2y$, a cost" in said
     for told in (json.dumps(body), said):
         assert made[7:] not in told
         assert made[7:30] not in told

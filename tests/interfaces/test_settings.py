@@ -1,0 +1,19 @@
+"""Settings that cannot be meant refuse the start, and never widen what is allowed."""
+
+import pytest
+
+from interfaces.settings import SettingError, Settings
+
+
+@pytest.mark.parametrize("name", ["ENVIRONMENTS", "METRICS_NETWORKS", "TRUSTED_PROXIES", "SECRET_KEYS"])
+@pytest.mark.parametrize("text", [",", " , ,", " "])
+def test_a_list_of_nothing_is_refused(name: str, text: str) -> None:
+    """As a template leaves it whose variable is empty: it would mean all environments, or loopback."""
+    with pytest.raises(SettingError, match=f"KEYLEDGER_{name}"):
+        Settings.read({f"KEYLEDGER_{name}": text})
+
+
+def test_a_number_of_any_length_is_told_by_its_bounds() -> None:
+    """Also of so many digits that Python would not read it."""
+    with pytest.raises(SettingError, match="KEYLEDGER_PORT must be a whole number"):
+        Settings.read({"KEYLEDGER_PORT": "1" * 5_000})
