@@ -3,7 +3,7 @@
 #
 #   venv run     requirements.lock        (content with a .venv that holds the test lock)
 #   venv test    requirements-test.lock   (a superset)
-#   commands curl:curl node:nodejs        commands that must exist, each with its Debian package
+#   commands curl:curl cc:gcc,libc6-dev   commands that must exist, each with its Debian packages
 #
 # .venv/installed says what is there: the root it was made for, and one sha256 per lock. When it is true nothing is
 # run and nothing is asked of the network.
@@ -21,9 +21,11 @@ apt_install() {
 }
 
 commands() {
-  local pair packages=()
+  local pair of_one packages=()
   for pair in "$@"; do
-    command -v "${pair%%:*}" >/dev/null || packages+=("${pair#*:}")
+    command -v "${pair%%:*}" >/dev/null && continue
+    IFS=, read -ra of_one <<<"${pair#*:}"
+    packages+=("${of_one[@]}")
   done
   [[ ${#packages[@]} -eq 0 ]] || apt_install "${packages[@]}" || die "please install: ${packages[*]}"
 }

@@ -225,6 +225,8 @@ def test_deadlines_are_judged_by_the_databases_clock_on_a_machine_whose_own_is_a
     """A key in its day of grace is not retired by a run two days ahead, nor is anything dated there."""
     assert keyledger("key", "rotate", key_id, "--grace-seconds", "86400").code == Exit.OK
     ahead = SteppedClock(tmp_path)
+    if not ahead.is_available:
+        pytest.skip("there is no C compiler to make a clock with")
     ahead.step(2 * 86400)
     with ahead.for_children():
         assert keyledger("jobs", "run", "retirement").out == "0\n"

@@ -20,7 +20,7 @@ class SteppedClock:
         self._file = place / "stepped_clock"
         compiler = shutil.which("cc")
         self.is_available = sys.platform == "linux" and compiler is not None
-        """Whether there is a C compiler to make it; without it the clock is the machine's."""
+        """Whether there is a C compiler to make it; without one it is the machine's, and no test may rely on a step."""
         if self.is_available:
             place.mkdir(parents=True, exist_ok=True)
             subprocess.run(
