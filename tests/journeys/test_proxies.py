@@ -199,6 +199,7 @@ def test_nobody_can_say_where_he_is(proxy: Proxy, keyledger: Service, key: dict[
         ("X-Real-IP", SPOOFED),
         *((name, f"/{SPOOFED}") for name in ("X-Forwarded-Uri", "X-Original-URI", "X-Original-URL")),
         *((name, SPOOFED) for name in ("X-Forwarded-Method", "X-Original-Method")),
+        *((f"X-Forwarded-{name}", SPOOFED) for name in ("Host", "Port", "Prefix", "Proto", "Server", "Ssl", "User")),
     ]
     got = proxy.ask(key["key"], method="PATCH", path=path, lines=lines, client=client)
     assert got.seen.values("x-forwarded-for") == [client]
