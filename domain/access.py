@@ -89,7 +89,7 @@ class Networks:
     __slots__ = ("_networks", "_v4", "_v6")
 
     def __init__(self, networks: Iterable[Network]) -> None:
-        self._networks: Final = frozenset(_unmapped_network(network) for network in networks)
+        self._networks: Final = frozenset(map(unmapped_network, networks))
         self._v4: Final = _by_host_bits(network for network in self._networks if isinstance(network, IPv4Network))
         self._v6: Final = _by_host_bits(network for network in self._networks if isinstance(network, IPv6Network))
 
@@ -179,8 +179,11 @@ def _unmapped(address: Address) -> Address:
     return address
 
 
-def _unmapped_network(network: Network) -> Network:
-    # Addresses are compared unmapped, so a mapped network would never match and lock its key out in silence.
+def unmapped_network(network: Network) -> Network:
+    """The IPv4 network that one of v4-mapped addresses stands for; any other as it is.
+
+    Addresses are compared unmapped, so a mapped network would never match, and lock out in silence.
+    """
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
         first = int(network.network_address) & 0xFFFF_FFFF
         return IPv4Network((first, network.prefixlen - _MAPPED.prefixlen))

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from application.mail import MailServer, Sender
 from application.traces import SERVICE_NAME, TraceReceiver
 from application.verified_keys import Lease
+from domain.access import unmapped_network
 from domain.credential import Environment
 from domain.mail_address import MailAddress
 
@@ -134,8 +135,8 @@ class Settings:
                 "FAILED_ATTEMPTS_PER_MINUTE", default.failed_attempts_per_minute, low=1, high=1_000_000
             ),
             attack_threshold=values.number("ATTACK_THRESHOLD", default.attack_threshold, low=1, high=1_000_000),
-            trusted_proxies=tuple(values.listed("TRUSTED_PROXIES", ip_network)),
-            metrics_networks=tuple(values.listed("METRICS_NETWORKS", ip_network)) or default.metrics_networks,
+            trusted_proxies=tuple(values.listed("TRUSTED_PROXIES", _network)),
+            metrics_networks=tuple(values.listed("METRICS_NETWORKS", _network)) or default.metrics_networks,
             database_connections=values.number("DATABASE_CONNECTIONS", default.database_connections, low=2, high=100),
             body_bytes_max=values.number("BODY_BYTES_MAX", default.body_bytes_max, low=1024, high=10_485_760),
             bcrypt_cost=values.number("BCRYPT_COST", default.bcrypt_cost, low=10, high=16),
@@ -147,7 +148,7 @@ class Settings:
             public_url=values.parsed("PUBLIC_URL", _public_url),
             smtp=smtp,
             mail_from=sender or default.mail_from,
-            webhook_allowed_networks=tuple(values.listed("WEBHOOK_ALLOWED_NETWORKS", ip_network)),
+            webhook_allowed_networks=tuple(values.listed("WEBHOOK_ALLOWED_NETWORKS", _network)),
             webhook_timeout=timedelta(seconds=values.number("WEBHOOK_TIMEOUT_SECONDS", 15, low=1, high=60)),
             outbox_days=values.number("OUTBOX_DAYS", default.outbox_days, low=1, high=3650),
             traces=_traces(values),
@@ -229,6 +230,10 @@ def _parsed(name: str, parse: Callable[[str], Parsed], text: str) -> Parsed:
     except ValueError as error:
         # Without the cause: the library's own words may repeat a password.
         raise SettingError(f"KEYLEDGER_{name} {error}") from None
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    return unmapped_network(ip_network(text))
 
 
 def _secret_keys(text: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ ready configurations lie in ``ops/proxies``. Every identity header is set in eve
 proxy never passes on one that the client made up.
 """
 
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import parse_qs
@@ -12,7 +13,7 @@ from urllib.parse import parse_qs
 from litestar.types import HTTPScope, Receive, Scope, Send
 
 from application.authentication import Authentication, Need
-from domain.errors import KeyledgerError, RateLimitedError, UnavailableError
+from domain.errors import ForbiddenError, KeyledgerError, RateLimitedError, UnavailableError
 from domain.verdict import KeyFacts, Verdict
 from interfaces.http.errors import RenderedError, render
 from interfaces.http.gate import Gatekeeper
@@ -72,6 +73,8 @@ class Forward:
                 return
             refusal = await keeper.refuse(authentication, need=ANY_KEY, client=record.client)
             answer = refused_answer(http_scope, refusal, raw)
+            if authentication.facts is not None and isinstance(refusal, ForbiddenError):
+                answer = replace(answer, headers=(*answer.headers, *grace_headers(authentication.facts)))
             if isinstance(refusal, RateLimitedError):
                 await keeper.brake.hold()
             else:

@@ -144,3 +144,18 @@ def test_an_answer_is_that_of_the_key_as_it_is(server: HttpServer, owner: Owner)
     assert owner.client.post(f"{key.path}/rotate", {"grace_seconds": 3600}).status == 201
     assert None not in told("deprecation")
     assert None not in told("sunset")
+
+
+def test_a_refusal_of_what_a_key_may_not_do_says_that_it_ends(server: HttpServer, owner: Owner) -> None:
+    """As at every other door: 403 with the dates of its grace period; 401 tells nothing of the key."""
+    key = server.back.key(owner.key.account_id, networks=["192.0.2.0/24"])
+    away = [("X-Forwarded-For", "198.51.100.7")]
+    assert owner.client.post(f"{key.path}/rotate", {"grace_seconds": 3600}).status == 201
+    refused = owner.client.get("/auth/forward", key=key.secret, headers=away)
+    direct = owner.client.get("/api/campaigns", key=key.secret, headers=away)
+    assert (refused.status, direct.status) == (403, 403)
+    for name in ("deprecation", "sunset"):
+        assert refused.header(name) == direct.header(name) is not None
+    assert owner.client.post(f"{key.path}/revoke").status == 200
+    ended = owner.client.get("/auth/forward", key=key.secret, headers=away)
+    assert (ended.status, ended.header("deprecation")) == (401, None)
