@@ -81,8 +81,15 @@ class _Line(httpcore.NetworkStream):
     ) -> httpcore.NetworkStream:
         del timeout
         with self._in_time(httpcore.ConnectTimeout, httpcore.ConnectError):
-            # The handshake takes the socket's timeout for the whole of it.
-            self.line = ssl_context.wrap_socket(self.line, server_hostname=server_hostname)
+            # Ours before its handshake, which whoever breaks this off must reach: the plain socket is empty by then.
+            self.line = ssl_context.wrap_socket(
+                self.line, server_hostname=server_hostname, do_handshake_on_connect=False
+            )
+            try:
+                self.line.do_handshake()  # takes the socket's timeout for the whole of it
+            except BaseException:
+                self.close()
+                raise
         return self
 
     def get_extra_info(self, info: str) -> Any:
@@ -135,6 +142,9 @@ class _Way(httpcore.NetworkBackend):
                 failure = _words(error)
                 continue
             self.lines.append(line)
+            if self.broken_off:  # while it connected, when there was no line yet to be shut
+                line.close()
+                break
             return line
         raise httpcore.ConnectError(failure)
 

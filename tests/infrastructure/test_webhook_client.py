@@ -191,6 +191,38 @@ def test_what_is_broken_off_while_it_connects_tries_no_other_address() -> None:
     assert roads.taken == [("8.8.8.1", 443)]
 
 
+def test_what_is_broken_off_in_its_connect_sends_nothing(receiver: WebhookReceiver) -> None:
+    """The connection that was made all the same is closed, and no other address is tried."""
+    roads: list[str] = []
+
+    def broken_off(address: str, port: int, seconds: float) -> socket.socket:
+        roads.append(address)
+        line = connect(address, port, seconds)
+        client.interrupt()
+        return line
+
+    client = WebhookClient(LOOPBACK, total=TOTAL, resolve=Names(["127.0.0.1", "127.0.0.2"]), connect=broken_off)
+    answer = post(client, f"http://hooks.acme.example:{receiver.port}/broken-off")
+    assert answer == Unanswered("the connection failed: no connection")
+    assert (roads, receiver.hits("/broken-off")) == (["127.0.0.1"], [])
+
+
+def test_a_stop_breaks_off_a_handshake_that_nobody_answers() -> None:
+    """A receiver that takes the connection and is silent holds up nobody for the attempt's whole time."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = WebhookClient(LOOPBACK, total=timedelta(minutes=1))
+        answers: list[Answered | Unanswered] = []
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
+        thread = Thread(target=lambda: answers.append(post(client, url)), daemon=True)
+        thread.start()
+        line, _ = silent.accept()
+        with line:
+            assert line.recv(1) == b"\x16"  # the handshake has begun, and is never answered
+            client.interrupt()
+            thread.join(timeout=5)
+    assert answers == [Unanswered("the connection failed: no TLS could be agreed on")]
+
+
 class CountingLine(socket.socket):
     """A socket that counts what is read from it."""
 
