@@ -53,10 +53,6 @@ class AccessLog(Protocol):
         """How many rows wait to be written, without those of the batch in flight."""
         ...
 
-    def is_late(self) -> bool:
-        """Whether the batch in flight takes so long that more rows would be lost with the process than may be."""
-        ...
-
     def submit(
         self,
         kind: AccessKind,

@@ -33,8 +33,6 @@ PAUSE_SECONDS = (0.01, 0.05, 0.1, 0.2, 0.5)
 CLOSE_SECONDS = 5.0
 LOOK_SECONDS = 0.02  # each look is a turn of the interpreter, which the event loop waits for
 STATEMENT_SECONDS = 5.0
-LATE_SECONDS = 0.1
-"""A batch that takes longer is late: with the flush before it, a kill -9 would lose the rows of 200 ms and more."""
 DOUBT_SECONDS = 5.0
 """So long after a batch was given up, and none written since, `takes_rows` says no. Not for ever: a process that is
 sent no requests for it has no batch that could show that rows are written again. And so long after one was begun that
@@ -137,10 +135,6 @@ class PostgresAccessLog:
         """Whether rows are likely to be written: a writer with room that does not stand still nor gave any up."""
         has_room = self._takes_rows and self.queued() < self._queue_rows_max
         return has_room and self._doubted_until <= time.monotonic() < self._begun_at + DOUBT_SECONDS
-
-    def is_late(self) -> bool:
-        """Whether the batch in flight takes so long that answers should wait for it."""
-        return time.monotonic() > self._begun_at + LATE_SECONDS
 
     def write(self, row: AccessRow) -> "Future[None]":
         """Queues the row; UnavailableError at once when the queue is full or closed, in the future when given up."""

@@ -188,8 +188,7 @@ class Gatekeeper:
         """As ``log``, for a row whose kind is known.
 
         With `buffered` an answer waits while the writer is behind, for its next batch, and its row with it: so a writer
-        that cannot keep up slows its callers down, in place of filling its queue until it refuses them; and one that
-        stands still leaves no more to be lost than a flush.
+        that cannot keep up slows its callers down, in place of filling its queue until it refuses them.
         """
         if self.awaits_commit:
             loop = asyncio.get_running_loop()
@@ -197,7 +196,7 @@ class Gatekeeper:
             self.access_log.submit(kind, occurred_at, request_id, committed, _deliver_to(loop))
             return committed
         log = self.access_log
-        if log.queued() <= ROWS_BEHIND_MAX and not log.is_late():
+        if log.queued() <= ROWS_BEHIND_MAX:
             log.submit(kind, occurred_at, request_id, None, nobody_waits)
             return None
         loop = asyncio.get_running_loop()

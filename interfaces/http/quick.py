@@ -67,7 +67,6 @@ class QuickForward:
         self._keeper = keeper
         self._awaits_commit = keeper.awaits_commit
         self._queued = keeper.access_log.queued
-        self._log_is_late = keeper.access_log.is_late
         self._submit = keeper.access_log.submit
         self._accepted = keeper.authenticator.accepted
         self._trusted_proxies = trusted_proxies
@@ -103,7 +102,7 @@ class QuickForward:
             if self._awaits_commit:
                 self._submit(row, now, request_id, (scope, send, answer, now, started, request_id), self._deliver)
                 return True
-            if self._is_late or self._queued() > ROWS_BEHIND_MAX:
+            if self._queued() > ROWS_BEHIND_MAX:
                 return False
             self._submit(row, now, request_id, None, nobody_waits)
         except UnavailableError:
@@ -140,7 +139,6 @@ class QuickForward:
         """
         self._shared_until = started + SHARED_SECONDS
         self._now, self._judged_at = self._at(started), self._at(self._shared_until)
-        self._is_late = self._log_is_late()
 
     def _answer(self, scope: HTTPScope, started: float) -> _Answer | None:
         """None for any but the usual question."""
