@@ -56,6 +56,8 @@ class Message:
     """A message at one attempt. ``attempt`` counts from 1; ``created_at`` is when what it tells happened.
 
     ``by_hand``: the message had ended, and somebody asked for this one attempt more, whatever the schedule says.
+    ``scheduled_at``: it had not, and somebody asked for this attempt beside those of the schedule, which goes on then.
+    ``unscheduled``: how many of the attempts up to this one were such.
     """
 
     id: MessageId
@@ -67,6 +69,8 @@ class Message:
     created_at: datetime
     attempt: int
     by_hand: bool = False
+    unscheduled: int = 0
+    scheduled_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

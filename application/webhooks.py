@@ -111,7 +111,7 @@ class Deliveries(Protocol):
         ...
 
     def try_now(self, endpoint_id: WebhookEndpointId, delivery_id: MessageId, now: datetime) -> None:
-        """Makes the message due, whatever its state; one that is under way stays so."""
+        """Makes the message due, whatever its state, beside its schedule; one that is under way stays so."""
         ...
 
 
@@ -268,7 +268,10 @@ class WebhookManagement:
     def retry(
         self, *, account_id: AccountId, endpoint_id: WebhookEndpointId, delivery_id: MessageId, now: datetime
     ) -> DeliveryView:
-        """One more attempt at a delivery now, whatever came of it; ConflictError while the endpoint is disabled."""
+        """One more attempt at a delivery now, whatever came of it; ConflictError while the endpoint is disabled.
+
+        Should it fail, it leaves the delivery's schedule, or the end that it has come to, as it was.
+        """
         endpoint = self.get(account_id=account_id, endpoint_id=endpoint_id)
         self._delivery(endpoint_id, delivery_id)
         if endpoint.disabled_at is not None:

@@ -304,8 +304,12 @@ class OutboxDelivery:
         if message.by_hand:  # it decides nothing, and has no next one
             self._outbox.end(message, attempt, MessageState.FAILED, now)
             return
-        if message.attempt <= len(retries) and not failure.permanent:
-            wait = retries[message.attempt - 1] * self._jitter()
+        if message.scheduled_at is not None:
+            self._outbox.try_again(message, attempt, message.scheduled_at)
+            return
+        scheduled = message.attempt - message.unscheduled
+        if scheduled <= len(retries) and not failure.permanent:
+            wait = retries[scheduled - 1] * self._jitter()
             self._outbox.try_again(message, attempt, now + max(wait, failure.retry_after or wait))
             return
         try:

@@ -39,7 +39,8 @@ class PostgresOutbox:
     """
     # The oldest first, of receivers and accounts that have room. Rows that another process takes at the same time are
     # passed over; one that it took and did not end is due again when its lease is over. No taking waits for the disk: a
-    # crash of PostgreSQL that loses it ends its lease.
+    # crash of PostgreSQL that loses it ends its lease. What was asked for by hand and is taken no sooner than the
+    # schedule's next attempt is due is that attempt.
     TAKE = """
         WITH due AS (
             SELECT id FROM outbox.messages
@@ -48,10 +49,13 @@ class PostgresOutbox:
               AND target <> ALL(%(busy_targets)s) AND account_id <> ALL(%(busy_accounts)s)
             ORDER BY next_at LIMIT 1 FOR UPDATE SKIP LOCKED
         )
-        UPDATE outbox.messages AS m SET attempts = m.attempts + 1, taken_until = %(taken_until)s
+        UPDATE outbox.messages AS m
+        SET attempts = m.attempts + 1, taken_until = %(taken_until)s,
+            unscheduled = m.unscheduled + coalesce((m.scheduled_at > %(now)s)::integer, 0)
         FROM due WHERE m.id = due.id
         RETURNING m.id, m.account_id, m.target, m.cause_position, m.kind, m.payload, m.created_at, m.attempts,
-                  m.by_hand, set_config('synchronous_commit', 'off', true)
+                  m.by_hand, m.unscheduled, CASE WHEN m.scheduled_at > %(now)s THEN m.scheduled_at END,
+                  set_config('synchronous_commit', 'off', true)
     """
     # An attempt whose lease ran out and that was then made by another counts by its success alone.
     ADD_ATTEMPT = """
@@ -60,7 +64,7 @@ class PostgresOutbox:
         ON CONFLICT DO NOTHING
     """
     TRY_AGAIN = """
-        UPDATE outbox.messages SET next_at = %(next_at)s, taken_until = NULL
+        UPDATE outbox.messages SET next_at = %(next_at)s, scheduled_at = NULL, taken_until = NULL
         WHERE id = %(id)s AND attempts = %(number)s AND state = 'pending'
     """
     END = """
@@ -70,7 +74,8 @@ class PostgresOutbox:
     # The attempt did not take place: its number is free again.
     GIVE_BACK = """
         UPDATE outbox.messages
-        SET attempts = attempts - 1, taken_until = NULL, next_at = coalesce(%(next_at)s::timestamptz, next_at)
+        SET attempts = attempts - 1, unscheduled = unscheduled - %(unscheduled)s, taken_until = NULL,
+            next_at = coalesce(%(next_at)s::timestamptz, next_at)
         WHERE id = %(id)s AND attempts = %(number)s AND state = 'pending'
     """
     PRUNE = """
@@ -154,8 +159,14 @@ class PostgresOutbox:
 
     def give_back(self, message: Message, next_at: datetime | None = None) -> None:
         """As if it had not been taken; ``next_at`` None: it stays due."""
+        parameters = {
+            "id": message.id,
+            "number": message.attempt,
+            "unscheduled": int(message.scheduled_at is not None),
+            "next_at": next_at,
+        }
         with self._database.cursor() as cursor:
-            cursor.execute(self.GIVE_BACK, {"id": message.id, "number": message.attempt, "next_at": next_at})
+            cursor.execute(self.GIVE_BACK, parameters)
 
     def prune(self, before: datetime) -> int:
         """Deletes the messages that ended before that, and their attempts; answers how many."""

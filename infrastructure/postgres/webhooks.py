@@ -160,9 +160,12 @@ class PostgresDeliveries:
         SELECT message_id, at, status, latency_ms, error FROM outbox.attempts
         WHERE message_id = ANY(%(ids)s) ORDER BY message_id, number
     """
+    # The schedule of what is pending stands. By `greatest` (which passes over NULL) what an earlier release has left in
+    # the past puts off nothing.
     TRY_NOW = """
         UPDATE outbox.messages
-        SET state = 'pending', next_at = %(now)s, ended_at = NULL, by_hand = by_hand OR state <> 'pending'
+        SET state = 'pending', next_at = %(now)s, ended_at = NULL, by_hand = by_hand OR state <> 'pending',
+            scheduled_at = CASE WHEN state = 'pending' AND NOT by_hand THEN greatest(scheduled_at, next_at) END
         WHERE id = %(id)s AND target = %(target)s AND channel = 'webhook'
     """
 
@@ -178,7 +181,7 @@ class PostgresDeliveries:
         return next(iter(self._read(endpoint_id, delivery_id, None, 1)), None)
 
     def try_now(self, endpoint_id: WebhookEndpointId, delivery_id: MessageId, now: datetime) -> None:
-        """Makes the message due, whatever its state; one that is under way stays so."""
+        """Makes the message due, whatever its state, beside its schedule; one that is under way stays so."""
         with self._database.cursor() as cursor:
             cursor.execute(self.TRY_NOW, {"id": delivery_id, "target": endpoint_id, "now": now})
 

@@ -171,7 +171,10 @@ def retry_delivery(
     origin: By,
     webhook_management: Management,
 ) -> DeliveryBody:
-    """Makes one more attempt now, under the same id, whatever came of the delivery before."""
+    """Makes one more attempt now, under the same id, whatever came of the delivery before.
+
+    If it fails, nothing else changes: a pending delivery's next attempt comes when it was to come.
+    """
     delivery = webhook_management.retry(
         account_id=caller.account_id,
         endpoint_id=endpoint_id_of(webhook_id),

@@ -13,7 +13,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from application.outbox import Failed, MessageId
 from application.webhook_delivery import HOLD, RETRIES, RETRY_AFTER_MAX, Answered, Unanswered, judge
-from application.webhooks import EndpointChange
+from application.webhooks import DeliveryView, EndpointChange
 from domain.access import Plan
 from domain.api_key import ApiKey, RevocationReason
 from domain.credential import Secret
@@ -314,6 +314,87 @@ def test_a_retry_by_hand_that_fails_decides_nothing(hooks: Hooks, first: Answere
     (delivery,) = hooks.manage.deliveries(account_id=account_id(), endpoint_id=endpoint_id, limit=2)
     assert (delivery.state.value, len(delivery.attempts), delivery.next_at) == ("failed", 2, None)
     assert hooks.manage.get(account_id=account_id(), endpoint_id=endpoint_id).disabled_at is None
+
+
+def retried(hooks: Hooks) -> DeliveryView:
+    """The only delivery of the only endpoint, one more attempt asked for."""
+    (endpoint,) = hooks.manage.page(account_id=account_id(), limit=2)
+    by = {"account_id": account_id(), "endpoint_id": endpoint.endpoint_id}
+    return hooks.manage.retry(**by, delivery_id=only_delivery(hooks).delivery_id, now=hooks.clock.now())
+
+
+def only_delivery(hooks: Hooks) -> DeliveryView:
+    (endpoint,) = hooks.manage.page(account_id=account_id(), limit=2)
+    (delivery,) = hooks.manage.deliveries(account_id=account_id(), endpoint_id=endpoint.endpoint_id, limit=2)
+    return delivery
+
+
+@pytest.mark.parametrize("again", [Answered(500, None), Answered(410, None)], ids=["broken", "gone"])
+def test_retries_by_hand_leave_the_schedule_as_it_stands(hooks: Hooks, again: Answered) -> None:
+    """Nine of what is pending, one lost with its process among them: the other nine of the schedule come in time."""
+    endpoint_id = hooks.endpoint().endpoint.endpoint_id
+    hooks.ledger.append(a_key())
+    hooks.sender.answers = [Answered(500, None)]
+    hooks.bring()
+    hooks.clock.at = only_delivery(hooks).next_at or hooks.clock.at
+    hooks.bring()
+    stands = only_delivery(hooks).next_at
+    hooks.sender.answers = [again]
+    for number in range(9):
+        hooks.clock.advance(timedelta(seconds=1))
+        assert retried(hooks).next_at == hooks.clock.now()
+        if number == 5:
+            taken_and_lost(hooks)
+        assert hooks.bring() == 1
+        assert (only_delivery(hooks).state.value, only_delivery(hooks).next_at) == ("pending", stands)
+        hooks.look()
+    assert len(only_delivery(hooks).attempts) == 11
+    hooks.sender.answers = [Answered(500, None)]
+    waits = []
+    for _ in RETRIES[1:]:
+        assert hooks.manage.get(account_id=account_id(), endpoint_id=endpoint_id).disabled_at is None
+        next_at = only_delivery(hooks).next_at
+        assert next_at is not None
+        waits.append(next_at - hooks.clock.now())
+        hooks.clock.at = next_at
+        assert hooks.bring() == 1
+        hooks.look()
+    assert all(0.9 * delay <= wait <= 1.1 * delay for delay, wait in zip(RETRIES[2:], waits[1:], strict=True))
+    assert (only_delivery(hooks).state.value, len(only_delivery(hooks).attempts)) == ("failed", 19)
+    assert hooks.manage.get(account_id=account_id(), endpoint_id=endpoint_id).disabled_reason == "failing"
+
+
+def test_a_retry_by_hand_that_is_postponed_counts_nowhere(hooks: Hooks) -> None:
+    """Held while the endpoint's failure is dealt with, until the schedule's own attempt is due: it is that one."""
+    hooks.endpoint()
+    hooks.ledger.append(a_key())
+    hooks.sender.answers = [Answered(500, None)]
+    hooks.bring()
+    retried(hooks)
+    with hooks.database.cursor() as cursor:
+        cursor.execute("UPDATE views.webhooks SET failure_id = 'whf_'")
+    assert hooks.bring() == 1
+    with hooks.database.cursor() as cursor:
+        cursor.execute("UPDATE views.webhooks SET failure_id = NULL")
+    hooks.clock.advance(HOLD)
+    assert hooks.bring() == 1
+    after = only_delivery(hooks).next_at
+    assert after is not None
+    assert (len(only_delivery(hooks).attempts), len(hooks.sender.sent)) == (2, 2)
+    assert 0.9 * RETRIES[1] <= after - hooks.clock.now() <= 1.1 * RETRIES[1]
+
+
+def test_a_retry_by_hand_that_is_taken_delivers(hooks: Hooks) -> None:
+    """A pending delivery, and no other attempt follows."""
+    hooks.endpoint()
+    hooks.ledger.append(a_key())
+    hooks.sender.answers = [Answered(500, None), Answered(204, None)]
+    hooks.bring()
+    retried(hooks)
+    assert hooks.bring() == 1
+    assert (only_delivery(hooks).state.value, only_delivery(hooks).next_at) == ("delivered", None)
+    hooks.clock.advance(DAY)
+    assert hooks.bring() == 0
 
 
 def taken_and_lost(hooks: Hooks) -> int:
