@@ -40,7 +40,7 @@ from litestar.types import Scope
 
 from interfaces.bootstrap import OpenGate, open_core, open_database, open_gate
 from interfaces.http.protected import ProtectedPaths
-from interfaces.http.request import client_of, credential_of
+from interfaces.http.request import client_of, counted_of, credential_of
 from interfaces.http.visit import (
     SCOPE_KEY,
     AsgiApp,
@@ -101,13 +101,15 @@ class KeyledgerMiddleware:
             return
         gate = await self._process.gate()
         asked = cast("Scope", scope)
+        client = client_of(asked, self._settings.trusted_proxies) if scope.get("client") else None
         visit = Visit(
             keeper=gate.keeper,
             need=need,
             method=scope.get("method", "GET"),  # the method of a WebSocket's handshake
             endpoint=scope["path"],
             raw=credential_of(asked),
-            client=client_of(asked, self._settings.trusted_proxies) if scope.get("client") else None,
+            client=client,
+            counted=counted_of(asked, client),
             request_id=gate.new_request_id(),
         )
         await serve(self._app, visit, scope, receive, send)

@@ -11,7 +11,7 @@ from application.ports import Clock
 from interfaces.http.body import Body, announces_body
 from interfaces.http.errors import INTERNAL_ERROR
 from interfaces.http.forward import PATH as FORWARD_PATH
-from interfaces.http.request import AddressText, RequestRecord, TrustedProxies, client_of, keep_record
+from interfaces.http.request import AddressText, RequestRecord, TrustedProxies, client_of, counted_of, keep_record
 
 RequestLine = Callable[..., None]
 log = structlog.get_logger()
@@ -44,7 +44,8 @@ class Edge:
             return
         started = perf_counter()
         client = client_of(scope, self._trusted_proxies)
-        record = RequestRecord(self._new_request_id(), scope["method"], client, self._address_text(client))
+        client_ip, counted = self._address_text(client), counted_of(scope, client)
+        record = RequestRecord(self._new_request_id(), scope["method"], client, client_ip, counted)
         keep_record(scope, record)
         status = 0
 

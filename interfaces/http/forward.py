@@ -71,7 +71,7 @@ class Forward:
                 await send(start)
                 await send(EMPTY_BODY)
                 return
-            refusal = await keeper.refuse(authentication, need=ANY_KEY, client=record.client)
+            refusal = await keeper.refuse(authentication, need=ANY_KEY, client=record.counted)
             answer = refused_answer(http_scope, refusal, raw)
             if authentication.facts is not None and isinstance(refusal, ForbiddenError):
                 answer = replace(answer, headers=(*answer.headers, *grace_headers(authentication.facts)))

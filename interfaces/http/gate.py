@@ -253,7 +253,7 @@ class Gate:
                 await self._app(scope, receive, hold)
                 authentication = record.authentication
             else:
-                refusal = await keeper.refuse(authentication, need=need, client=record.client)
+                refusal = await keeper.refuse(authentication, need=need, client=record.counted)
                 if isinstance(refusal, RateLimitedError):
                     # A flood leaves no row for each of its attempts.
                     await keeper.brake.hold()
@@ -283,7 +283,7 @@ class Gate:
         again = await self._keeper.authenticate(raw, need=need, client=record.client)
         record.authentication = again
         if again.verdict is not Verdict.OK:
-            raise await self._keeper.refuse(again, need=need, client=record.client)
+            raise await self._keeper.refuse(again, need=need, client=record.counted)
 
 
 def _tell_of_grace(held: list[Any], authentication: Authentication) -> None:

@@ -19,6 +19,8 @@ from interfaces.settings import ClientIp
 
 _STATE = "keyledger"
 _FORWARDED_HOPS_MAX = 32
+# RFC 7239, section 6: what is no bare address may bear a port, and IPv6 stands in brackets.
+_NODE = re.compile(r"([0-9.]+):[0-9]{1,5}|\[([0-9A-Fa-f]*:[^\[\]]*)\](?::[0-9]{1,5})?", re.ASCII)
 _ORIGIN_AND_PATH = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)?([^?#]*)")
 _ADDRESSES_MAX = 4096
 TrustedProxies = tuple[IPv4Network | IPv6Network, ...]
@@ -38,6 +40,8 @@ class RequestRecord:
     client: Address | None
     client_ip: str | None
     """``client`` as it is logged."""
+    counted: Address | None
+    """Whom a failed attempt counts against, as `counted_of` has it."""
     authentication: Authentication | None = None
     judge_again: Callable[[], Awaitable[None]] | None = None
     """Raises the refusal when the key is not accepted any more; None where no key is asked for."""
@@ -89,20 +93,25 @@ def credential_of(scope: Scope) -> bytes | None:
 def client_of(scope: Scope, trusted: TrustedProxies) -> Address | None:
     """The caller's address: the peer, or behind trusted proxies the rightmost hop that is not one of them.
 
-    None when no address can be told. A forwarded hop that cannot be read ends the walk at the proxy that sent it.
+    A hop may bear a port. None when no address can be told, as behind a hop that cannot be read: that its proxy is in a
+    key's networks says nothing of who asks.
     """
     peer: tuple[str, int] | None = scope["client"]
     address = _peer_address(peer[0]) if peer else None
     if address is None or not trusted or not _is_trusted(address, trusted):
         return address
     for hop in _forwarded_hops(scope):
-        forwarded = parse_address(hop)
-        if forwarded is None:
-            return address
+        forwarded = parse_address(hop) or _node_address(hop)
+        if forwarded is None or not _is_trusted(forwarded, trusted):
+            return forwarded
         address = forwarded
-        if not _is_trusted(address, trusted):
-            break
     return address
+
+
+def counted_of(scope: Scope, client: Address | None) -> Address | None:
+    """Whom a failed attempt counts against: the client, or the peer when it names one that cannot be read."""
+    peer = cast("dict[str, Any]", scope).get("client")  # which a host's server may leave out
+    return client or (_peer_address(peer[0]) if peer else None)
 
 
 def is_from_trusted_proxy(scope: Scope, trusted: TrustedProxies) -> bool:
@@ -149,6 +158,11 @@ def _forwarded_hops(scope: Scope) -> list[str]:
     lines = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
     hops = b",".join(lines).decode("latin-1").split(",")
     return [hop.strip() for hop in reversed(hops[-_FORWARDED_HOPS_MAX:]) if hop.strip()]
+
+
+def _node_address(hop: str) -> Address | None:
+    node = _NODE.fullmatch(hop)
+    return None if node is None else parse_address(node[1] or node[2])
 
 
 def _is_trusted(address: Address, trusted: TrustedProxies) -> bool:

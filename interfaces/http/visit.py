@@ -104,6 +104,8 @@ class Visit:
     endpoint: str
     raw: bytes | None
     client: Address | None
+    counted: Address | None
+    """Whom a failed attempt counts against."""
     request_id: str
     authentication: Authentication = _NOT_YET
     principal: Principal | None = None
@@ -114,7 +116,7 @@ class Visit:
             if await self.is_accepted() and self.authentication.facts is not None:
                 self.principal = Principal(self.authentication.facts, self.request_id)
                 return None
-            refusal = await self.keeper.refuse(self.authentication, need=self.need, client=self.client)
+            refusal = await self.keeper.refuse(self.authentication, need=self.need, client=self.counted)
             answer = self._rendered(refusal)
             if isinstance(refusal, RateLimitedError):
                 # A flood leaves no row for each of its attempts.

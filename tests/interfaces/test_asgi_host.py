@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, timedelta
 from email.utils import format_datetime
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, cast
 
@@ -129,6 +130,17 @@ def test_a_host_without_lifespan_has_that_of_the_middleware(
             assert processes(database_and_back) == 0
 
         asyncio.run(main())
+
+
+def test_behind_a_hop_that_cannot_be_read_the_client_is_not_known(back: Back, key: Key, settings: Settings) -> None:
+    """No network of a key has it, not even its proxy's own; its failed attempts count against the proxy."""
+    local, guess = back.key(key.account_id, networks=["192.0.2.0/24"]), replace(key, secret="guess")
+    behind = replace(settings, trusted_proxies=(IPv4Network("192.0.2.0/24"),), failed_attempts_per_minute=1)
+    asked = [request(key=each) for each in (local, local, key, guess, guess)]
+    for each in asked[1:]:
+        each.scope["headers"].append((b"x-forwarded-for", b"unknown"))
+    statuses = [sent[0]["status"] for sent in serve(host, *asked, settings=behind)]
+    assert statuses == [200, 403, 200, 401, 429]
 
 
 def test_a_host_that_cannot_start_leaves_nothing_open(database_and_back: HttpServer, settings: Settings) -> None:

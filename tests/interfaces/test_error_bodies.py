@@ -179,7 +179,7 @@ def call(  # noqa: PLR0913 - a request has so many parts
         "server": ("127.0.0.1", 80),
     }
     if judge_again is not None:
-        keep_record(cast("Any", scope), RequestRecord("req_1", method, None, None, judge_again=judge_again))
+        keep_record(cast("Any", scope), RequestRecord("req_1", method, None, None, None, judge_again=judge_again))
     app: Any = build_app()
     asyncio.run(app(scope, receive, send))
     return Heard(sent[0]["status"], dict(sent[0]["headers"]), b"".join(m.get("body", b"") for m in sent[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,7 +166,10 @@ HOPS = [
     ("127.0.0.1", 403),
     ("nonsense", 403),
     ("192.0.2.7, nonsense", 403),
-    ("192.0.2.7:443", 403),
+    ("192.0.2.7:443", 200),
+    ("[2001:db8::1]", 200),
+    ("[2001:db8::1]:443, 127.0.0.1:80", 200),
+    ("203.0.113.7:443", 403),
     ("", 403),
 ]
 
@@ -176,6 +180,35 @@ def test_a_key_is_accepted_from_its_networks_alone(owner: Owner, fenced: Key, ho
     heard = owner.client.get("/api/campaigns", key=fenced.secret, headers=[("X-Forwarded-For", hops)])
     assert (heard.status, heard.header("www-authenticate")) == (status, None)
     assert heard.status == 200 or heard.body == FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    "hop", ["unknown", "_hidden", "nonsense", "127.0.0.1:x", "[127.0.0.1]:80", "[::1", "127.0.0.1:"]
+)
+def test_behind_a_hop_that_cannot_be_read_nobody_is_in_a_network(server: HttpServer, owner: Owner, hop: str) -> None:
+    """The networks of a key may hold the proxy itself: 403 all the same, at every door; a key without any passes."""
+    local = server.back.key(owner.key.account_id, networks=["127.0.0.0/8", "::/0"])
+    for path in ("/api/campaigns", "/auth/forward", "/auth/forward"):
+        for hops in (hop, f"127.0.0.1, {hop}", f"{hop}, 127.0.0.1"):
+            here = [("X-Forwarded-For", hops)]
+            refused = owner.client.get(path, key=local.secret, headers=here)
+            assert (refused.status, refused.body) == (403, FORBIDDEN)
+            assert owner.client.get(path, headers=here).status == 200
+        assert owner.client.get(path, key=local.secret, headers=[("X-Forwarded-For", "")]).status == 200
+    query = "SELECT outcome, client_ip FROM usage.access_log WHERE request_id = %(id)s"
+    [row] = server.rows(query, {"id": refused.request_id})
+    assert row == ("forbidden_network", None)
+
+
+@pytest.mark.parametrize("path", ["/api/campaigns", "/auth/forward"])
+def test_behind_a_hop_that_cannot_be_read_the_proxys_attempts_are_limited(
+    conninfo: str, tmp_path: Path, path: str
+) -> None:
+    """Whatever it is that cannot be read, one limit; the proxy's clients that can be told apart have their own."""
+    with serving(conninfo, tmp_path / "log", failed_attempts_per_minute="1") as own, own.client("guess") as client:
+        hops = ("unknown", "nonsense", "203.0.113.5", "203.0.113.5:4711", "")
+        statuses = [client.get(path, headers=[("X-Forwarded-For", each)]).status for each in hops]
+        assert statuses == [401, 429, 401, 429, 429]
 
 
 def test_a_change_of_networks_holds_when_it_is_answered(owner: Owner, fenced: Key) -> None:
