@@ -17,9 +17,8 @@ from application.usage_ports import AccessKind
 SALT_BYTES = 16
 TEXT_CHARACTERS_MAX = 512
 KINDS_MAX = 4096
-_PLAIN = re.compile(
-    rf"[!#-'*-\[\]-~]{{0,{TEXT_CHARACTERS_MAX}}}"
-)  # ASCII, without space, quote, parenthesis, backslash
+# ASCII without space, quote, parenthesis and backslash, which alone need no quotes in a record.
+_PLAIN = re.compile(rf"[!#-'*-\[\]-~]{{0,{TEXT_CHARACTERS_MAX}}}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _json = msgspec.json.Encoder()
 
